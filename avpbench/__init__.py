@@ -1,0 +1,14 @@
+"""How should language-model agents hand context to each other? Every form, on the same problems, process and clock."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__version__ = "0.1.0"
+
+
+def run(*overrides: str) -> dict[str, Any]:
+    """Runs one cell and returns its summary: run("strategy=text", "chain=2", "limit=20"). See avpbench.runner.execute."""
+    from avpbench.runner import run as _run
+
+    return _run(*overrides)

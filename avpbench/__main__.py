@@ -1,0 +1,67 @@
+"""python -m avpbench [run] KEY=VALUE ... | show KEY=VALUE ...
+
+Light to import: torch and its like are loaded only once a run begins.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+from omegaconf import DictConfig
+
+from avpbench.config import CONF
+from avpbench.errors import AvpBenchError
+
+COMMANDS = ("run", "show")
+
+
+def _job(cfg: DictConfig) -> dict[str, Any]:
+    """One cell, as Hydra runs it."""
+    from avpbench.progress import say
+
+    say("avpbench: starting")
+    from avpbench.runner import execute
+
+    return execute(cfg)
+
+
+def _run(words: list[str]) -> int:
+    import hydra
+
+    from avpbench.hints import check
+
+    check(words)
+    sys.argv = [sys.argv[0], *words]
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach us, and we print the user's ones without a traceback
+    hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(_job)()
+    return 0
+
+
+def _show(words: list[str]) -> int:
+    from avpbench.hints import check
+
+    check(words)
+    from avpbench.show import show
+
+    show(words)
+    return 0
+
+
+def main(words: list[str]) -> int:
+    """Runs a command; returns the exit status."""
+    command, rest = (words[0], words[1:]) if words and words[0] in COMMANDS else ("run", words)
+    from hydra.errors import HydraException
+
+    try:
+        return {"run": _run, "show": _show}[command](rest)
+    except KeyboardInterrupt:
+        return 130
+    except (AvpBenchError, HydraException) as error:
+        print(f"\navpbench: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

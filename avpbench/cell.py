@@ -1,0 +1,128 @@
+"""One cell of the grid, ready to run: agents, problems, prompts and jobs."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import final
+
+from avpbench.agents import Agent, Job, Speak, Think
+from avpbench.core import Prompt
+from avpbench.engine.engine import Engine, Speech
+from avpbench.engine.sampling import Sampling, generator
+from avpbench.errors import ConfigError
+from avpbench.links.link import Link
+from avpbench.prompts import QUESTION_MODES, exemplar, prompt
+from avpbench.strategies.strategy import Strategy
+from avpbench.tasks.task import Task
+
+_PATIENCE = 20  # exemplars that may be passed over because they do not fit
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a cell's chain does, whatever its strategy."""
+
+    chain: int
+    context: int
+    question: str
+    think_steps: int
+    donor: str
+    seed: int
+    sampling: Sampling
+    max_new_tokens: int
+    max_agent_tokens: int
+    batch_size: int
+
+    def __post_init__(self) -> None:
+        least = {"chain": 1, "max_new_tokens": 1, "max_agent_tokens": 1, "batch_size": 1, "context": 0, "think_steps": 0}
+        for name, bound in least.items():
+            value = getattr(self, name)
+            if type(value) is not int or value < bound:
+                raise ConfigError(f"{name} must be a whole number >= {bound}, got {value!r}")
+        for name, wanted in (("question", QUESTION_MODES), ("donor", ("self", "other"))):
+            if getattr(self, name) not in wanted:
+                raise ConfigError(f"{name} must be one of {', '.join(wanted)}; got {getattr(self, name)!r}")
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """Agents over a task. `context` is the shared text before the question, `context_tokens` its measured length."""
+
+    settings: Settings
+    task: Task
+    agents: tuple[Agent, ...]
+    num_samples: int
+    context: str
+    context_tokens: int
+
+    @classmethod
+    def build(cls, settings: Settings, task: Task, engines: Sequence[Engine], strategy: Strategy, link: Link, limit: int | None) -> Cell:
+        """Raises ConfigError or IncompatibleModels for what cannot run."""
+        if limit is not None and not 1 <= limit <= len(task):
+            raise ConfigError(f"limit must be 1 to {len(task)} (the problems of {task.name}) or null for all, got {limit}")
+        room = engines[0].window - settings.max_new_tokens
+        if settings.context > room:
+            raise ConfigError(
+                f"context={settings.context} does not fit {engines[0].spec.name}: its window of {engines[0].window} leaves"
+                f" {room} beside max_new_tokens={settings.max_new_tokens}"
+            )
+        for sender, receiver in itertools.pairwise(engines):
+            strategy.check(sender.spec, receiver.spec)
+        text, count = _context(task, engines[0], settings.context)
+        agents = tuple(Agent(engine, strategy, link) for engine in engines)
+        return cls(settings, task, agents, limit or len(task), text, count)
+
+    def through(self, strategy: Strategy, link: Link | None = None) -> Cell:
+        """The same cell handed over another way."""
+        return replace(self, agents=tuple(Agent(a.engine, strategy, link or a.link) for a in self.agents))
+
+    def prompts(self, index: int) -> tuple[Prompt, ...]:
+        """One prompt an agent. With `donor=other` each hop carries another problem's parcel: the agent `k` hops before
+        the last works on the problem `k` steps along the donors' cycle."""
+        s = self.settings
+        mine = [index]
+        if s.donor == "other":
+            donors = self.task.donors(s.seed)
+            for _ in range(s.chain - 1):
+                mine.append(donors[mine[-1]])
+        else:
+            mine *= s.chain
+        return tuple(prompt(self.task.problem(i), s.question, place, s.chain, self.context) for place, i in enumerate(reversed(mine)))
+
+    def jobs(self, indices: Sequence[int], scripts: Sequence[Sequence[tuple[int, ...]]] | None = None) -> tuple[Job, ...]:
+        """One job an agent for these problems; with `scripts`, ids to feed, per problem and agent."""
+        s = self.settings
+        jobs: list[Job] = []
+        for place in range(s.chain):
+            last = place == s.chain - 1
+            if s.think_steps and not last:
+                jobs.append(Think(s.think_steps))
+                continue
+            bound = s.max_new_tokens if last else s.max_agent_tokens
+            speeches = []
+            for row, index in enumerate(indices):
+                script = scripts[row][place] if scripts else None
+                speeches.append(Speech(len(script) if script else bound, generator(f"{s.seed}/{index}/{place}"), script))
+            jobs.append(Speak(tuple(speeches), s.sampling))
+        return tuple(jobs)
+
+
+def _context(task: Task, engine: Engine, budget: int) -> tuple[str, int]:
+    """Whole solved training problems, as many as fit the budget of tokens, and what they measure."""
+    text, count, passed, index = "", 0, 0, 0
+    while count < budget and passed < _PATIENCE:
+        try:
+            longer = text + exemplar(task.exemplar(index))
+        except IndexError:
+            break
+        measured = len(engine.template.encode(longer))
+        if measured <= budget:
+            text, count = longer, measured
+        else:
+            passed += 1
+        index += 1
+    return text, count

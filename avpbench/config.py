@@ -1,0 +1,81 @@
+"""Configs: where they live, how they are composed, and what makes two of them one cell. Light to import."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+from omegaconf import DictConfig, OmegaConf
+
+from avpbench import digest
+
+_HERE = Path(__file__).resolve().parent
+CONF = _HERE / "conf" if (_HERE / "conf").is_dir() else _HERE.parent / "conf"
+# What cannot change a result; all else is hashed.
+_OUTSIDE = ("limit", "tracker", "results", "resume", "gates", "isolate", "max_failures", "max_hours", "study", "experiment")
+_PHASES = ("quality", "latency", "fidelity")
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Which cell a config is, and where its records go."""
+
+    study: str
+    folder: str
+    hash: str
+    strategy: str
+
+
+def compose(overrides: Sequence[str]) -> DictConfig:
+    """The config that these overrides give, as on the command line."""
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    if GlobalHydra.instance().is_initialized():
+        cfg: DictConfig = hydra_compose("config", overrides=list(overrides))
+        return cfg
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = hydra_compose("config", overrides=list(overrides))
+    return cfg
+
+
+def model_config(name: str) -> DictConfig:
+    """The model group's config of this name; for a second model in one chain."""
+    model: DictConfig = compose([f"model={name}"]).model
+    return model
+
+
+def strategy_config(name: str) -> DictConfig:
+    """The strategy group's config of this name, as the YAML has it."""
+    strategy: DictConfig = compose([f"strategy={name}"]).strategy
+    return strategy
+
+
+def strategy_name(strategy: DictConfig) -> str:
+    """The module that the config targets: presets of one strategy share it."""
+    return str(strategy._target_).split(".")[-2]
+
+
+def scientific(cfg: DictConfig) -> dict[str, Any]:
+    """Everything in the config that can change a result, in a canonical form: a chain of one agent has no hop."""
+    plain = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(plain, dict)
+    kept = {str(key): value for key, value in plain.items() if key not in _OUTSIDE}
+    for phase in _PHASES:
+        kept[phase].pop("enabled")
+    if cfg.chain == 1:
+        for key in ("strategy", "link", "latency", "fidelity", "donor", "think_steps", "max_agent_tokens", "receiver"):
+            kept[key] = None
+    return kept
+
+
+def identify(cfg: DictConfig) -> Identity:
+    """The cell of a config."""
+    short = digest.of_json(scientific(cfg))[:10]
+    strategy = "single" if cfg.chain == 1 else strategy_name(cfg.strategy)
+    names = cfg.model.name if not cfg.receiver else f"{cfg.model.name}+{cfg.receiver}"
+    return Identity(cfg.study, f"{names}-{strategy}-c{cfg.chain}-{short}", short, strategy)

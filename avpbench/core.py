@@ -1,0 +1,128 @@
+"""The values that cross boundaries: frozen, and importing nothing of ours.
+
+Axes: H kv heads, T tokens, D head size, N latent states, E hidden size. Tuples run over layers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, final
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+LATENT = -1  # in token ids: the input at this place was an embedding
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What an agent is told, without the context slot; `question` is what the control `question_only` hands over."""
+
+    role: str
+    words: str
+    question: str
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One agent's turn in words: what it was asked (without the slot) and what it said."""
+
+    role: str
+    asked: str
+    said: str
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """Who a model is. Two specs are equal when one model's K/V means the same to the other; the name does not count.
+
+    `weights_id` hashes the tensors in the weight files (for dummy weights: config and seed), not a path or a config.
+    `tokenizer_id` hashes the token -> id map.
+    """
+
+    name: str = field(compare=False)
+    weights_id: str
+    tokenizer_id: str
+    family: str
+    num_layers: int
+    num_kv_heads: int
+    head_dim: int
+    rope: str
+    dtype: str
+
+
+@final
+@dataclass(frozen=True, eq=False, slots=True)
+class KVCache:
+    """Keys and values of some tokens of one sample, after RoPE.
+
+    `positions_T` are true positions, increasing, with gaps where tokens were dropped. `span` is how many tokens of
+    the sequence the cache stands for, dropped ones included: the next token's position.
+    """
+
+    keys_HTD: tuple[Tensor, ...]
+    values_HTD: tuple[Tensor, ...]
+    positions_T: Tensor
+    span: int
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes that the keys and values occupy."""
+        return sum(t.numel() * t.element_size() for t in (*self.keys_HTD, *self.values_HTD))
+
+
+@final
+@dataclass(frozen=True, eq=False, slots=True)
+class Prefix:
+    """Where the next agent starts.
+
+    `text` fills the prompt's context slot. `token_ids` stand before the prompt, LATENT filled from `soft_NE` in
+    order; `cache` holds K/V of the first of them.
+    """
+
+    text: str = ""
+    token_ids: tuple[int, ...] = ()
+    soft_NE: Tensor | None = None
+    cache: KVCache | None = None
+
+
+@final
+@dataclass(frozen=True, eq=False, slots=True)
+class CacheCard:
+    """What a receiver needs to know of a parcel. `body` is the strategy's own part, plain JSON values."""
+
+    kind: str  # which strategy can open it
+    sender: ModelSpec
+    body: dict[str, Any] = field(default_factory=dict)
+    decision: str | None = None  # why this strategy, where one was chosen
+
+
+@final
+@dataclass(frozen=True, eq=False, slots=True)
+class Parcel:
+    """What crosses a hop: a card and tensors."""
+
+    card: CacheCard
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+
+
+@final
+@dataclass(frozen=True, eq=False, slots=True)
+class AgentState:
+    """What an agent holds when it stops.
+
+    `token_ids` is the whole conversation, 0 or 1 longer than the cache spans, without the stop token; `soft_NE` are
+    the embeddings at its LATENT places: inputs, not outputs. `turn` is its own turn in words, `question` what the
+    control `question_only` hands over, `received` the parcel its prefix came from.
+    """
+
+    spec: ModelSpec
+    token_ids: tuple[int, ...]
+    soft_NE: Tensor | None
+    cache: KVCache
+    turn: Turn
+    question: str
+    received: Parcel | None

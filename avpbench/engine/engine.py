@@ -1,0 +1,267 @@
+"""One loaded language model: prefill, speak, think, score. It alone batches; it never changes what it is given.
+
+Axes: B rows, N latent states, M continuation tokens, E hidden size, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+from avpbench.core import LATENT, KVCache, ModelSpec
+from avpbench.engine.batch import Batch, Start
+from avpbench.engine.sampling import Sampling
+from avpbench.errors import OutOfMemory
+from avpbench.meter import AnyStages, NoStages
+from avpbench.prompts import ChatTemplate
+
+_ROOM = 64  # columns allocated ahead of decoding
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Speech:
+    """How one row speaks: a bound, its own random draws, and ids to feed instead of the chosen ones."""
+
+    max_new_tokens: int
+    generator: torch.Generator
+    script: tuple[int, ...] | None = None
+
+
+@final
+@dataclass(frozen=True, eq=False, slots=True)
+class Continuation:
+    """What a row became.
+
+    `token_ids` is the whole conversation without the stop token, 0 or 1 longer than the cache spans. `new_ids` are
+    all the ids generated, the stop token among them; `finish` is `stop`, `length` or `script`, for thinking `latent`.
+    """
+
+    token_ids: tuple[int, ...]
+    soft_NE: Tensor | None
+    new_ids: tuple[int, ...]
+    finish: str
+    cache: KVCache
+    cached_tokens: int
+    prefilled_tokens: int
+    latent_steps: int
+
+
+@contextmanager
+def _memory_errors() -> Iterator[None]:
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise OutOfMemory(str(error)) from error
+    except RuntimeError as error:
+        if "can't allocate memory" not in str(error):
+            raise
+        raise OutOfMemory(str(error)) from error
+
+
+@final
+class Engine:
+    """A model, its tokenizer and who it is.
+
+    Args:
+        model: a causal language model of transformers, in evaluation mode, with full attention in every layer.
+        tokenizer: its tokenizer, with a chat template.
+        spec: who the model is.
+        window: the most tokens that a sequence may have.
+        notes: what a reader of the results must know of the load (dummy weights, borrowed tokenizer).
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, spec: ModelSpec, window: int, commit: str | None, notes: tuple[str, ...]) -> None:
+        self.model, self.tokenizer, self.spec, self.window = model, tokenizer, spec, window
+        self.commit, self.notes = commit, notes
+        self.template = ChatTemplate(tokenizer)
+        self.device = next(model.parameters()).device
+        ends = model.generation_config.eos_token_id if model.generation_config else None
+        listed = ends if isinstance(ends, list) else [ends]
+        self.stop_ids = frozenset(i for i in (*listed, tokenizer.eos_token_id) if i is not None)
+        self._vocab = len(tokenizer)
+
+    @property
+    def weight_bytes(self) -> int:
+        return sum(p.numel() * p.element_size() for p in self.model.parameters())
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The words of these ids, without special tokens."""
+        text: str = self.tokenizer.decode([i for i in ids if i != LATENT], skip_special_tokens=True)
+        return text
+
+    def _allowed(self, logits: Tensor) -> Tensor:
+        """Logits without the rows that pad the embedding beyond the tokenizer's vocabulary."""
+        if logits.shape[-1] > self._vocab:
+            logits[..., self._vocab :] = -torch.inf
+        return logits
+
+    def _batch(self, starts: Sequence[Start], room: int) -> Batch:
+        return Batch(self.model, self.spec, starts, room, self.device)
+
+    @torch.inference_mode()
+    def prefill(self, starts: Sequence[Start]) -> tuple[list[KVCache], Tensor]:
+        """Every row's cache after its prompt, and the logits_BV of its next token."""
+        with _memory_errors():
+            batch = self._batch(starts, 0)
+            logits = self._allowed(batch.prefill()[:, -1])
+            return [batch.take(r, 0) for r in range(len(starts))], logits
+
+    @torch.inference_mode()
+    def speak(
+        self, starts: Sequence[Start], speeches: Sequence[Speech], sampling: Sampling, stages: AnyStages | None = None
+    ) -> list[Continuation]:
+        """Each row speaks until it stops, reaches its bound or ends its script.
+
+        With a script every forward pass and every choice is made; the chosen id is then discarded and the scripted
+        one fed. Raises OutOfMemory where the device cannot hold the batch.
+        """
+        stages = stages or NoStages()
+        with _memory_errors():
+            room = min(_ROOM, max(s.max_new_tokens for s in speeches))
+            with stages("prefill"):
+                batch = self._batch(starts, room)
+                logits = batch.prefill()[:, -1]
+            said: list[list[int]] = [[] for _ in starts]
+            done: dict[int, Continuation] = {}
+            with stages("first_token"):
+                chosen = self._choose(batch, logits, speeches, sampling, said)
+            with stages("generate"):
+                while not self._collect(batch, chosen, speeches, said, starts, done):
+                    logits = batch.step({"input_ids": torch.tensor(chosen, device=self.device)[:, None]})
+                    chosen = self._choose(batch, logits, speeches, sampling, said)
+        return [done[place] for place in range(len(starts))]
+
+    def _choose(self, batch: Batch, logits_BV: Tensor, speeches: Sequence[Speech], sampling: Sampling, said: list[list[int]]) -> list[int]:
+        generators = [speeches[place].generator for place in batch.live]
+        chosen = sampling.choose(self._allowed(logits_BV), generators)
+        for row, place in enumerate(batch.live):
+            script = speeches[place].script
+            if script is not None:
+                chosen[row] = script[len(said[place])] if len(said[place]) < len(script) else script[-1]
+        return chosen
+
+    def _collect(
+        self, batch: Batch, chosen: list[int], speeches: Sequence[Speech], said: list[list[int]], starts: Sequence[Start],
+        done: dict[int, Continuation],
+    ) -> bool:  # fmt: skip
+        """Books what was chosen, takes the rows that are done, drops them once half are; true when all are."""
+        for row, place in enumerate(batch.live):
+            if place in done:
+                continue
+            said[place].append(chosen[row])
+            finish = self._finish(said[place], speeches[place])
+            if finish is not None:
+                done[place] = self._continuation(batch, row, starts[place], said[place], finish)
+        left = [row for row, place in enumerate(batch.live) if place not in done]
+        if left and len(left) <= len(batch.live) // 2:
+            batch.keep(left)
+            chosen[:] = [chosen[row] for row in left]
+        return not left
+
+    def _finish(self, said: list[int], speech: Speech) -> str | None:
+        if speech.script is not None:
+            if len(said) < len(speech.script):
+                return None
+            return "stop" if said[-1] in self.stop_ids else "script"
+        if said[-1] in self.stop_ids:
+            return "stop"
+        return "length" if len(said) >= speech.max_new_tokens else None
+
+    def _continuation(self, batch: Batch, row: int, start: Start, said: list[int], finish: str) -> Continuation:
+        kept = said[:-1] if finish == "stop" else said
+        return Continuation(
+            token_ids=start.token_ids + tuple(kept),
+            soft_NE=start.prefix.soft_NE,
+            new_ids=tuple(said),
+            finish=finish,
+            cache=batch.take(row, len(said) - 1),
+            cached_tokens=start.span,
+            prefilled_tokens=start.num_new,
+            latent_steps=0,
+        )
+
+    @torch.inference_mode()
+    def think(self, starts: Sequence[Start], steps: int, stages: AnyStages | None = None) -> list[Continuation]:
+        """Each row thinks `steps` latent steps: its last hidden state, realigned, is its next input.
+
+        Realigned (AVP): with a tied head softmax(logits) E_in; with an untied one h W, where W = (E_out' E_out +
+        1e-5 I)^-1 E_out' E_in; either rescaled to the mean norm of the input embeddings.
+        """
+        stages = stages or NoStages()
+        with _memory_errors(), _last_hidden(self.model) as hidden:
+            with stages("prefill"):
+                batch = self._batch(starts, steps)
+                logits = batch.prefill()[:, -1]
+            soft: list[Tensor] = []
+            with stages("generate"):
+                for _ in range(steps):
+                    soft.append(self._realign(hidden[-1], logits))
+                    logits = batch.step({"inputs_embeds": soft[-1][:, None]})
+            thoughts_BNE = torch.stack(soft, dim=1)
+            return [self._thought(batch, r, s, thoughts_BNE[r]) for r, s in enumerate(starts)]
+
+    def _thought(self, batch: Batch, row: int, start: Start, soft_NE: Tensor) -> Continuation:
+        earlier = start.prefix.soft_NE
+        steps = len(soft_NE)
+        return Continuation(
+            token_ids=start.token_ids + (LATENT,) * steps,
+            soft_NE=soft_NE.clone() if earlier is None else torch.cat([earlier.to(soft_NE), soft_NE]),
+            new_ids=(),
+            finish="latent",
+            cache=batch.take(row, steps),
+            cached_tokens=start.span,
+            prefilled_tokens=start.num_new,
+            latent_steps=steps,
+        )
+
+    def _realign(self, hidden_BE: Tensor, logits_BV: Tensor) -> Tensor:
+        table: Tensor = self.model.get_input_embeddings().weight
+        if self.model.get_output_embeddings().weight is table:
+            mixed = (torch.softmax(self._allowed(logits_BV).float(), dim=-1).to(table.dtype) @ table).float()
+        else:
+            mixed = hidden_BE.float() @ self._realigning_EE
+        norms = torch.linalg.vector_norm(mixed, dim=-1, keepdim=True)
+        return (mixed * (self._mean_norm / norms)).to(table.dtype)
+
+    @cached_property
+    def _mean_norm(self) -> Tensor:
+        table: Tensor = self.model.get_input_embeddings().weight
+        return torch.linalg.vector_norm(table[: self._vocab].float(), dim=-1).mean()
+
+    @cached_property
+    def _realigning_EE(self) -> Tensor:
+        head: Tensor = self.model.get_output_embeddings().weight.float()
+        table: Tensor = self.model.get_input_embeddings().weight.float()
+        gram = head.T @ head + 1e-5 * torch.eye(head.shape[1], device=head.device)
+        return torch.linalg.solve(gram, head.T @ table)
+
+    @torch.inference_mode()
+    def score(self, starts: Sequence[Start], continuations: Sequence[tuple[int, ...]]) -> list[Tensor]:
+        """Teacher-forced log-probabilities_MV of each continuation's M places, in float32 on the device."""
+        with _memory_errors():
+            longer = [Start(s.prefix, s.prompt_ids + c) for s, c in zip(starts, continuations, strict=True)]
+            logits = self._batch(longer, 0).prefill(max(map(len, continuations)) + 1)
+            logits = self._allowed(logits.float())
+            return [torch.log_softmax(logits[r, -len(c) - 1 : -1], dim=-1) for r, c in enumerate(continuations)]
+
+
+@contextmanager
+def _last_hidden(model: Any) -> Iterator[list[Tensor]]:
+    """Collects what the output head was given at the last place: the last hidden state_BE of each pass."""
+    seen: list[Tensor] = []
+
+    def keep(_module: Any, inputs: tuple[Tensor, ...]) -> None:
+        seen[:] = [inputs[0][:, -1]]
+
+    handle = model.get_output_embeddings().register_forward_pre_hook(keep)
+    try:
+        yield seen
+    finally:
+        handle.remove()

@@ -1,0 +1,153 @@
+"""Where models come from: the hub, a local folder, the embedded zoo, or dummy weights in a real shape."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, final
+
+import torch
+
+from avpbench import digest
+from avpbench.engine.cache import refuse_partial_attention
+from avpbench.engine.engine import Engine
+from avpbench.engine.identity import spec, weights_id
+from avpbench.errors import ConfigError, NotFound
+
+ZOO = Path(__file__).parent.parent / "zoo"
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a model is looked for.
+
+    `path` before `zoo` before `repo`. `load` is `weights`, or `dummy` for random weights of `shape` (JSON: the fields
+    of its configuration), drawn from `seed`; then `tokenizer` is a folder or a hub name, or None for the embedded one.
+    """
+
+    name: str
+    repo: str | None = None
+    revision: str = "main"
+    path: str | None = None
+    zoo: str | None = None
+    load: str = "weights"
+    tokenizer: str | None = None
+    shape: str | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.load not in ("weights", "dummy"):
+            raise ConfigError(f"model.load must be weights or dummy, got {self.load!r}")
+
+
+def resolve_device(device: str) -> torch.device:
+    """`auto` is the GPU if there is one. Raises ConfigError for a device that is not there."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError(f"device={device}: no CUDA device is visible; use device=cpu or device=auto")
+    return torch.device(device)
+
+
+def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """`auto` is bfloat16 on CUDA and float32 elsewhere."""
+    if dtype == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    if dtype not in _DTYPES:
+        raise ConfigError(f"dtype must be auto, {', '.join(_DTYPES)}; got {dtype!r}")
+    return _DTYPES[dtype]
+
+
+def locate(source: Source) -> tuple[Path | None, str | None]:
+    """The folder that holds the model, and the commit where the hub names one; (None, None) for dummy weights.
+
+    Raises NotFound, saying what was looked for and where.
+    """
+    if source.load == "dummy":
+        if source.shape is None:
+            raise ConfigError(f"model.load=dummy: model {source.name} names no shape; choose a hub model, e.g. model=qwen0.5b")
+        return None, None
+    if source.path is not None:
+        return _folder(Path(source.path).expanduser()), None
+    if source.zoo is not None:
+        folder = ZOO / source.zoo
+        if not folder.is_dir():
+            known = sorted(p.parent.name for p in ZOO.glob("*/config.json"))
+            raise NotFound(f"no embedded model {source.zoo}; there are {', '.join(known)}")
+        return folder, None
+    assert source.repo is not None, f"model {source.name} names neither repo nor zoo"
+    return _from_hub(source.repo, source.revision)
+
+
+def _folder(folder: Path) -> Path:
+    if not (folder / "config.json").is_file():
+        raise NotFound(f"no model: looked for {folder / 'config.json'}; model.path= must name a folder as save_pretrained writes it")
+    return folder
+
+
+def _from_hub(repo: str, revision: str) -> tuple[Path, str]:
+    from huggingface_hub import snapshot_download
+
+    try:
+        folder = Path(snapshot_download(repo, revision=revision, allow_patterns=_FILES))
+    except Exception as error:  # the hub's client raises many kinds, all meaning that it could not be had
+        raise NotFound(
+            f"no model: looked for {repo} at revision {revision} on the hub and in its cache ({type(error).__name__})."
+            " Ways on: log in or connect (`hf auth login`); model.path=DIR; model.load=dummy for timing with random weights"
+        ) from error
+    return folder, folder.name
+
+
+@lru_cache(maxsize=4)
+def load(source: Source, device: torch.device, dtype: torch.dtype) -> Engine:
+    """An engine, kept for the next cell that asks for the same one. Raises NotFound, IncompatibleModels, ConfigError."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    folder, commit = locate(source)
+    tokenizer, notes = _tokenizer(source, folder)
+    if folder is None:
+        assert source.shape is not None
+        shape = json.loads(source.shape)
+        config = AutoConfig.for_model(shape.pop("model_type"), **shape)
+        refuse_partial_attention(config)
+        identity = "dummy-" + digest.of_text(f"{source.shape}/{source.seed}")
+        torch.manual_seed(source.seed)
+        with torch.device(device):
+            model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="sdpa")
+        notes = (f"dummy weights (random, seed {source.seed}): timing only, answers mean nothing", *notes)
+    else:
+        config = AutoConfig.from_pretrained(folder)
+        refuse_partial_attention(config)
+        identity = weights_id(folder)
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa").to(device)
+    if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
+        raise ConfigError(f"the tokenizer of {source.name} has {len(tokenizer)} tokens, its embedding fewer; name its own tokenizer")
+    who = spec(source.name, config, tokenizer, identity, dtype)
+    return Engine(model.eval(), tokenizer, who, config.max_position_embeddings, commit, notes)
+
+
+def tokenizer_of(source: Source) -> Any:
+    """The tokenizer alone, without weights. Raises NotFound."""
+    return _tokenizer(source, locate(source)[0])[0]
+
+
+def _tokenizer(source: Source, folder: Path | None) -> tuple[Any, tuple[str, ...]]:
+    from transformers import AutoTokenizer
+
+    where: str | Path = source.tokenizer or folder or ZOO / "tiny-0"
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(where)
+    except (OSError, ValueError) as error:
+        raise NotFound(f"no tokenizer: looked for {where} ({type(error).__name__}); model.tokenizer=DIR names another") from error
+    if tokenizer.chat_template is None:
+        raise ConfigError(f"the tokenizer in {where} has no chat template; agents need one (an instruct model's)")
+    borrowed = folder is None and source.tokenizer is None
+    return tokenizer, ("tokenizer of the embedded model (model.tokenizer= names another)",) if borrowed else ()

@@ -1,0 +1,45 @@
+"""How the next token is chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
+from avpbench import digest
+from avpbench.errors import ConfigError
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """Temperature 0 is greedy. Otherwise the smallest set of tokens with mass `top_p` is drawn from."""
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.temperature >= 0:
+            raise ConfigError(f"temperature must be 0 (greedy) or more, got {self.temperature}")
+        if not 0 < self.top_p <= 1:
+            raise ConfigError(f"top_p must be above 0 and at most 1, got {self.top_p}")
+
+    def choose(self, logits_BV: Tensor, generators: Sequence[torch.Generator]) -> list[int]:
+        """One id a row. Each row draws from its own generator, so its batch mates do not change what it says."""
+        if self.temperature == 0:
+            ids: list[int] = logits_BV.argmax(dim=-1).tolist()
+            return ids
+        probs_BV = torch.softmax(logits_BV.float() / self.temperature, dim=-1).cpu()
+        ordered, index = probs_BV.sort(dim=-1, descending=True)
+        outside = ordered.cumsum(dim=-1) - ordered >= self.top_p
+        ordered[outside] = 0
+        picks = [torch.multinomial(row, 1, generator=g) for row, g in zip(ordered, generators, strict=True)]
+        return [int(index[r, pick]) for r, pick in enumerate(picks)]
+
+
+def generator(seed: str) -> torch.Generator:
+    """A generator of one sample's own: the same words give the same draws on every machine."""
+    return torch.Generator().manual_seed(digest.seed_of(seed))

@@ -1,0 +1,33 @@
+"""The errors a user can meet. Each message names what was given, what was wanted and what to do."""
+
+
+class AvpBenchError(Exception):
+    """Root of every error that this package raises on purpose."""
+
+
+class ConfigError(AvpBenchError, ValueError):
+    """An option, a value or a combination of them that cannot run."""
+
+
+class NotFound(AvpBenchError, ValueError):
+    """A model or a data set that is not where it was looked for."""
+
+
+class IncompatibleModels(AvpBenchError, ValueError):
+    """A strategy cannot carry context from this sender to this receiver."""
+
+
+class WireError(AvpBenchError, ValueError):
+    """A parcel that is corrupt, truncated, oversized, or from a model that is not the receiver's."""
+
+
+class RecordsError(AvpBenchError, ValueError):
+    """A folder of records that is held by another run, foreign, or in conflict with this run."""
+
+
+class GateFailed(AvpBenchError):
+    """A validity gate did not hold, so the run's numbers would mean nothing."""
+
+
+class OutOfMemory(AvpBenchError):
+    """The device could not hold a batch; the caller may try a smaller one."""

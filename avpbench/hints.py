@@ -1,0 +1,60 @@
+"""Did-you-mean for keys and choices, before Hydra is asked."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from avpbench.config import CONF
+from avpbench.errors import ConfigError
+
+
+def check(words: Sequence[str]) -> None:
+    """Raises ConfigError for a key or a choice that no config has, naming the nearest ones. Flags and hydra's own pass."""
+    groups = {str(p.relative_to(CONF)): sorted(f.stem for f in p.glob("*.yaml")) for p in CONF.rglob("*") if p.is_dir()}
+    keys = set(_all_keys(CONF))
+    for word in words:
+        if word.startswith(("-", "hydra", "+", "~")):
+            continue
+        key, separator, value = word.partition("=")
+        if not separator:
+            near = _near(key, [*groups, *keys])
+            raise ConfigError(f"{word!r} is not KEY=VALUE{near}; python -m avpbench --help lists the keys")
+        if key in groups:
+            _check_choices(key, value, groups[key])
+        elif key not in keys:
+            raise ConfigError(f"unknown key {key!r}{_near(key, [*groups, *keys])}; python -m avpbench --help lists the keys")
+
+
+def _check_choices(group: str, value: str, known: Sequence[str]) -> None:
+    for choice in value.split(","):
+        name = choice.strip("'\" ")
+        if name not in known and name != "null" and name.isidentifier() | name.replace(".", "").replace("-", "").isalnum():
+            raise ConfigError(f"unknown {group}={name}{_near(name, known)}; there are {', '.join(known)}")
+
+
+def _near(word: str, known: Sequence[str]) -> str:
+    found = difflib.get_close_matches(word, known, n=3, cutoff=0.5)
+    return f"; did you mean {' or '.join(found)}?" if found else ""
+
+
+def _all_keys(conf: Path) -> Iterator[str]:
+    """Every key that some YAML defines, dotted, with its group's package in front."""
+    for path in conf.rglob("*.yaml"):
+        text = path.read_text(encoding="utf-8")
+        is_global = path.parent == conf or text.startswith("# @package _global_")
+        package = "" if is_global else ".".join(path.parent.relative_to(conf).parts) + "."
+        yield from _dotted(yaml.safe_load(text) or {}, package)
+
+
+def _dotted(value: Any, prefix: str) -> Iterator[str]:
+    for key, inner in value.items():
+        if key in ("defaults", "hydra"):
+            continue
+        yield f"{prefix}{key}"
+        if isinstance(inner, dict):
+            yield from _dotted(inner, f"{prefix}{key}.")

@@ -1,0 +1,133 @@
+"""What a run was made with, and whether another may go on in its folder."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+import xxhash
+
+from avpbench import digest
+from avpbench.cell import Cell
+from avpbench.config import Identity
+from avpbench.errors import RecordsError
+from avpbench.gates import Gate
+from avpbench.progress import say
+from avpbench.prompts import prompt_hash
+
+_PACKAGE = Path(__file__).parent
+_VERSIONS = ("torch", "transformers", "tokenizers", "hydra-core", "omegaconf", "datasets", "wandb", "safetensors", "numpy")
+
+
+def describe(identity: Identity, cell: Cell, gates: Sequence[Gate]) -> dict[str, Any]:
+    """Everything that a reader needs to judge or repeat the run. `identity` must agree for a resume."""
+    engines = list(dict.fromkeys(agent.engine for agent in cell.agents))
+    first = engines[0]
+    return {
+        "cell": identity.hash,
+        "study": identity.study,
+        "strategy": identity.strategy,
+        "tags": [cell.task.name, first.spec.name, f"chain{cell.settings.chain}", cell.settings.question],
+        "identity": {
+            "weights": [engine.spec.weights_id for engine in engines],
+            "tokenizers": [engine.spec.tokenizer_id for engine in engines],
+            "data": cell.task.fingerprint,
+            "dtype": first.spec.dtype,
+            "device": device_name(first.device),
+            "code": code_hash(),
+            "prompts": prompt_hash(),
+        },
+        "models": [asdict(engine.spec) | {"commit": engine.commit} for engine in engines],
+        "notes": list(dict.fromkeys(note for engine in engines for note in engine.notes)),
+        "context_tokens": cell.context_tokens,
+        "seed": cell.settings.seed,
+        "gates": [asdict(gate) for gate in gates],
+        "git": _git(),
+        "versions": {name: _version(name) for name in _VERSIONS} | {"python": platform.python_version()},
+        "driver": torch.version.cuda,
+        "threads": torch.get_num_threads(),
+        "host": platform.node(),
+        "command": sys.argv,
+        "began": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+
+
+def admit(folder: Path, about: dict[str, Any], resume: str) -> None:
+    """Lets a run into a folder that may hold records.
+
+    `auto`: only where weights, data, dtype, device and code are the same, else RecordsError names which differ.
+    `anyway`: goes on and says so. `never`: sets the old records aside.
+    """
+    path = folder / "meta.json"
+    if not path.exists() or not (folder / "samples.jsonl").exists():
+        return
+    if resume == "never":
+        _set_aside(folder)
+        return
+    try:
+        before = json.loads(path.read_text())
+        old, was = before["identity"], before["cell"]
+    except (ValueError, KeyError) as error:
+        raise RecordsError(f"{path} is not a run's meta.json ({error}); move the folder away, or resume=never sets it aside") from error
+    if was != about["cell"]:
+        raise RecordsError(f"{folder} holds cell {was}, this run is {about['cell']}; choose another folder with results=DIR")
+    changed = [f"{key} ({old.get(key)} then, {value} now)" for key, value in about["identity"].items() if old.get(key) != value]
+    if not changed:
+        return
+    what = "; ".join(changed)
+    if resume != "anyway":
+        raise RecordsError(
+            f"{folder} holds records of a run that differs in {what}. resume=never sets them aside and starts anew;"
+            " resume=anyway goes on and records it"
+        )
+    say(f"resuming anyway, although this differs: {what}")
+    about["resumed_anyway"] = [*before.get("resumed_anyway", []), {"at": about["began"], "changed": changed}]
+
+
+def _set_aside(folder: Path) -> None:
+    aside = folder / f"before-{time.strftime('%Y%m%d-%H%M%S')}"
+    aside.mkdir()
+    for path in folder.iterdir():
+        if path.is_file() and not path.name.startswith("lock"):
+            path.rename(aside / path.name)
+    say(f"earlier records set aside in {aside}")
+
+
+def device_name(device: torch.device) -> str:
+    """The device's own name, e.g. of the GPU; for a CPU its architecture."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu-{platform.machine()}"
+
+
+def code_hash() -> str:
+    """A hash over the package's source, wherever it is installed."""
+    hasher = xxhash.xxh3_64()
+    for path in sorted(_PACKAGE.rglob("*.py")):
+        hasher.update(f"{path.relative_to(_PACKAGE)}".encode() + path.read_bytes())
+    return hasher.hexdigest()
+
+
+def _git() -> dict[str, str | None]:
+    """The commit, and a hash of what differs from it; None outside a checkout."""
+
+    def ask(*words: str) -> str | None:
+        done = subprocess.run(["git", "-C", str(_PACKAGE), *words], capture_output=True, text=True, check=False)
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    diff = ask("diff", "HEAD")
+    return {"commit": ask("rev-parse", "HEAD"), "dirty": digest.of_text(diff) if diff else None}
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None

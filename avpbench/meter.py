@@ -1,0 +1,136 @@
+"""The only timer: a monotonic clock, the device's events, and memory.
+
+On CUDA a total begins and ends with a synchronisation; stages inside it are events on the stream, which are cheap but
+not free, so totals and stages come from separate repeats.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import final
+
+import torch
+
+
+def now_s() -> float:
+    """Seconds on a monotonic clock; for rates and time left, not for results."""
+    return time.monotonic()
+
+
+def synchronize(device: torch.device) -> None:
+    """Waits until the device has done all its work."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+@final
+@dataclass(slots=True)
+class Total:
+    """Filled when its block ends."""
+
+    seconds: float = float("nan")
+
+
+@contextmanager
+def total(device: torch.device) -> Iterator[Total]:
+    """Times a block from an idle device to an idle device."""
+    measured = Total()
+    synchronize(device)
+    started = time.perf_counter()
+    yield measured
+    synchronize(device)
+    measured.seconds = time.perf_counter() - started
+
+
+@final
+@dataclass(slots=True)
+class Stages:
+    """Seconds by stage, in the order met. A stage met twice adds up."""
+
+    device: torch.device
+    _marks: list[tuple[str, object, object]] = field(default_factory=list)
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        begin = self._mark()
+        yield
+        self._marks.append((name, begin, self._mark()))
+
+    def _mark(self) -> object:
+        if self.device.type == "cuda":
+            event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+            event.record()
+            return event
+        return time.perf_counter()
+
+    def seconds(self) -> dict[str, float]:
+        """What each stage took. Synchronises once."""
+        synchronize(self.device)
+        spent: dict[str, float] = {}
+        for name, begin, end in self._marks:
+            spent[name] = spent.get(name, 0.0) + _between_s(begin, end)
+        return spent
+
+
+def _between_s(begin: object, end: object) -> float:
+    if isinstance(begin, float) and isinstance(end, float):
+        return end - begin
+    milliseconds: float = begin.elapsed_time(end)  # type: ignore[attr-defined]  # torch.cuda.Event
+    return milliseconds / 1000
+
+
+@final
+class NoStages:
+    """Stands where stages are not wanted: costs nothing."""
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        yield
+
+
+AnyStages = Stages | NoStages
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Peaks since the process began (CUDA: since `reset_peak`). None where the device does not say."""
+
+    allocated_bytes: int | None
+    reserved_bytes: int | None
+    nvml_process_bytes: int | None
+    peak_rss_bytes: int
+
+
+def reset_peak(device: torch.device) -> int:
+    """Starts a new peak; returns the bytes allocated now (the weights, before a run)."""
+    if device.type != "cuda":
+        return 0
+    torch.cuda.reset_peak_memory_stats(device)
+    return torch.cuda.memory_allocated(device)
+
+
+def memory(device: torch.device) -> Memory:
+    """Memory peaks of the device and of this process."""
+    rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # kilobytes on Linux
+    if device.type != "cuda":
+        return Memory(None, None, None, rss)
+    return Memory(torch.cuda.max_memory_allocated(device), torch.cuda.max_memory_reserved(device), _nvml_bytes(device), rss)
+
+
+def _nvml_bytes(device: torch.device) -> int | None:
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+        uuid = torch.cuda.get_device_properties(device).uuid
+        handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
+        rows = pynvml.nvmlDeviceGetComputeRunningProcesses(handle)
+    except pynvml.NVMLError:
+        return None
+    return next((row.usedGpuMemory for row in rows if row.pid == os.getpid()), None)

@@ -1,0 +1,231 @@
+"""What is written: one line of JSON a sample, durable before the next one starts; the truth of every table.
+
+A folder of records belongs to one run at a time. A line that a crash tore off is cut before the next is written.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, final
+
+from avpbench.errors import RecordsError
+
+STATUSES = ("ok", "truncated", "fallback", "oom", "error")
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class TurnRecord:
+    """What one agent's turn cost. `kv_bytes` is what its cache held at the end, its prefix included."""
+
+    role: str
+    model: str
+    said: str
+    finish: str  # stop, length, script, latent
+    cached_tokens: int
+    prefilled_tokens: int
+    generated_tokens: int
+    latent_steps: int
+    kv_bytes: int
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class HopRecord:
+    """One hand-off. `cache_bytes` are the parcel's tensors; `stages_s` is None where the hop was batched."""
+
+    strategy: str
+    decision: str | None
+    sender_pid: int
+    receiver_pid: int
+    wire_bytes: int
+    cache_bytes: int
+    stages_s: dict[str, float] | None
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class SampleRecord:
+    """One problem through the whole chain. `batch_size` is what it ran at; `error` says what went wrong, if it did."""
+
+    sample_id: str
+    gold: str
+    prediction: str | None
+    correct: bool
+    status: str
+    completion: str
+    turns: tuple[TurnRecord, ...]
+    hops: tuple[HopRecord, ...]
+    batch_size: int
+    error: str | None = None
+
+    @classmethod
+    def from_json(cls, row: dict[str, Any]) -> SampleRecord:
+        turns = tuple(TurnRecord(**turn) for turn in row["turns"])
+        hops = tuple(HopRecord(**hop) for hop in row["hops"])
+        return cls(**(row | {"turns": turns, "hops": hops}))
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class LatencyRecord:
+    """One timed repeat. `clock` is host, device or handoff (METRICS.md), or stages, with `stages_s`."""
+
+    block: int
+    order: int
+    strategy: str
+    clock: str
+    seconds: float
+    stages_s: dict[str, float] | None
+    sample_id: str
+    prefix_tokens: int
+    new_tokens: int
+    wire_bytes: int
+    process: str
+    aa: bool  # the second run of one strategy in a block, for the A/A gate
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class FidelityRecord:
+    """One problem's gold continuation scored at the receiver: means over its tokens."""
+
+    sample_id: str
+    tokens: int
+    kl: float
+    nll: float
+    raw_nll: float
+    top1_flips: float
+
+
+@final
+class Journal:
+    """An append-only file of JSON lines, each on the disk before `append` returns."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def read(self) -> list[dict[str, Any]]:
+        """Every whole line. A torn last line is cut off the file; any other broken line raises RecordsError."""
+        if not self.path.exists():
+            return []
+        data = self.path.read_bytes()
+        whole = data[: data.rfind(b"\n") + 1]
+        if len(whole) < len(data):
+            with self.path.open("r+b") as file:
+                file.truncate(len(whole))
+                os.fsync(file.fileno())
+        rows = []
+        for number, line in enumerate(whole.splitlines(), 1):
+            try:
+                rows.append(json.loads(line))
+            except ValueError as error:
+                raise RecordsError(f"{self.path}:{number}: not a record ({error}); repair or remove the line") from error
+        return rows
+
+    def append(self, record: Any) -> None:
+        """Writes a record as one line and waits until the disk has it. Raises RecordsError where it cannot."""
+        line = json.dumps(asdict(record), ensure_ascii=False).encode() + b"\n"
+        try:
+            before = self.path.stat().st_size if self.path.exists() else 0
+            with self.path.open("ab", buffering=0) as file:
+                try:
+                    if file.write(line) != len(line):
+                        raise OSError(28, "No space left on device")
+                    os.fsync(file.fileno())
+                except OSError:
+                    os.ftruncate(file.fileno(), before)
+                    raise
+        except OSError as error:
+            raise RecordsError(
+                f"cannot write {self.path}: {error.strerror}. Every earlier record is safe; make room or choose another"
+                " folder (results=DIR), then run the same command again to go on"
+            ) from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes a whole file or none: a reader never sees half of it."""
+    fresh = path.with_suffix(path.suffix + ".new")
+    try:
+        with fresh.open("w", encoding="utf-8") as file:
+            json.dump(value, file, indent=1, ensure_ascii=False)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(fresh, path)
+    except OSError as error:
+        raise RecordsError(f"cannot write {path}: {error.strerror}; choose another folder with results=DIR") from error
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Makes the folder and holds it for this process. Raises RecordsError, naming the holder, where another runs in it.
+
+    A lock that a dead process of this machine left behind is taken over.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = folder / "lock"
+        _take(lock)
+    except OSError as error:
+        raise RecordsError(f"cannot write to {folder}: {error.strerror}; choose another folder with results=DIR") from error
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
+
+
+def _take(lock: Path) -> None:
+    mine = json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "started": _started(os.getpid())})
+    ticket = lock.with_name(f"lock.{socket.gethostname()}.{os.getpid()}")
+    ticket.write_text(mine)
+    try:
+        for _ in range(3):
+            try:
+                os.link(ticket, lock)  # atomic on NFS too: it fails where the lock exists
+                return
+            except FileExistsError:
+                holder = _holder(lock)
+                if holder is not None:
+                    raise RecordsError(
+                        f"{lock.parent} is in use by process {holder['pid']} on {holder['host']}; wait for it, or stop it"
+                        " and run the same command again"
+                    ) from None
+                lock.unlink(missing_ok=True)
+        raise RecordsError(f"{lock} changes hands; run the same command again")
+    finally:
+        ticket.unlink(missing_ok=True)
+
+
+def _holder(lock: Path) -> dict[str, Any] | None:
+    """Who holds the lock, or None where a dead process of this machine left it."""
+    try:
+        holder: dict[str, Any] = json.loads(lock.read_text())
+    except FileNotFoundError:
+        return None
+    if holder["host"] == socket.gethostname() and _started(holder["pid"]) != holder["started"]:
+        return None
+    return holder
+
+
+def _started(pid: int) -> str | None:
+    """When the process began, so that a number used again is not taken for the process; None where it is gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19]
+    except FileNotFoundError:
+        pass
+    except ProcessLookupError:
+        return None
+    if Path("/proc/self").exists():
+        return None
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return None
+    return "running"

@@ -1,0 +1,35 @@
+"""One problem: every agent's rendered prompt and the chain. Nothing is run, no weights are loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hydra.utils import instantiate
+
+from avpbench.config import compose, identify
+from avpbench.engine.load import tokenizer_of
+from avpbench.progress import say
+from avpbench.prompts import ChatTemplate, fill, prompt, roles
+from avpbench.runner import source
+
+
+def show(words: Sequence[str]) -> None:
+    """Prints what each agent of the first problem would be told, as token counts and text."""
+    cfg = compose(words)
+    task = instantiate(cfg.task)
+    template = ChatTemplate(tokenizer_of(source(cfg.model)))
+    identity = identify(cfg)
+    problem = task.problem(0)
+    say(f"cell {identity.folder} (study {identity.study})")
+    say(f"chain: {' -> '.join(roles(cfg.chain))}; strategy {identity.strategy}; problem {problem.id}, gold {problem.gold}\n")
+    for place, role in enumerate(roles(cfg.chain)):
+        told = prompt(problem, cfg.question, place, cfg.chain)
+        slot = "<what came over the hop>" if place else ""
+        alone = template.first(fill(slot, told.words))
+        after = template.following(told.words)
+        say(f"--- agent {place + 1}, {role}: as a first turn ({len(alone)} tokens)")
+        say(template.decode(alone))
+        if place:
+            say(f"--- agent {place + 1}, {role}: after a prefix of tokens ({len(after)} tokens)")
+            say(template.decode(after))
+    say(f"--- gold solution\n{problem.solution}")

@@ -1,0 +1,67 @@
+"""How a hop is made."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+from avpbench.core import AgentState, CacheCard, ModelSpec, Parcel, Prefix
+from avpbench.engine.engine import Engine
+from avpbench.errors import IncompatibleModels, WireError
+
+
+class Strategy(ABC):
+    """Exports what an agent holds as a parcel, and makes a prefix of a parcel at the receiver.
+
+    Stateless between hops: `inject` sees the parcel, the strategy's own fields and the receiver, nothing else. Neither
+    changes the state it is given. Both see one sample and no padding.
+    """
+
+    kind: ClassVar[str]  # the name on the card and in the records
+    thinks: ClassVar[bool]  # can hand over what a latent step left behind
+
+    @abstractmethod
+    def check(self, sender: ModelSpec, receiver: ModelSpec) -> None:
+        """Raises IncompatibleModels where this sender cannot hand over to this receiver."""
+
+    @abstractmethod
+    def export(self, state: AgentState, sender: Engine, receiver: ModelSpec) -> Parcel:
+        """The parcel that the sender hands over. The state is not changed; tensors may be views of it."""
+
+    @abstractmethod
+    def inject(self, parcel: Parcel, receiver: Engine) -> Prefix:
+        """Where the receiver starts. Raises WireError for a parcel that this strategy cannot open there."""
+
+    def card(self, state: AgentState, **body: object) -> CacheCard:
+        """A card of this strategy's own kind."""
+        return CacheCard(self.kind, state.spec, body)
+
+    def own(self, parcel: Parcel) -> Parcel:
+        """The parcel, if it is of this strategy's kind; else raises WireError."""
+        if parcel.card.kind != self.kind:
+            raise WireError(f"got a parcel of kind {parcel.card.kind!r}; {self.kind} opens {self.kind!r} only")
+        return parcel
+
+
+def differing(a: ModelSpec, b: ModelSpec) -> str:
+    """The fields in which two models differ, as words."""
+    names = [n for n in ModelSpec.__slots__ if n != "name" and getattr(a, n) != getattr(b, n)]
+    return ", ".join(f"{n} {getattr(a, n)} against {getattr(b, n)}" for n in names)
+
+
+def require_same_model(kind: str, sender: ModelSpec, receiver: ModelSpec) -> None:
+    """Raises IncompatibleModels unless both are one model."""
+    if sender != receiver:
+        raise IncompatibleModels(
+            f"{kind} hands K/V from {sender.name} to {receiver.name}, which is another model ({differing(sender, receiver)});"
+            " choose strategy=text or text_full, or one model"
+        )
+
+
+def require_same_tokens(kind: str, sender: ModelSpec, receiver: ModelSpec) -> None:
+    """Raises IncompatibleModels unless both give every token the same id."""
+    if sender.tokenizer_id != receiver.tokenizer_id:
+        raise IncompatibleModels(
+            f"{kind} hands token ids from {sender.name} to {receiver.name}, whose tokenizer is another"
+            f" ({sender.tokenizer_id} against {receiver.tokenizer_id}); choose strategy=text or text_full"
+        )

@@ -1,0 +1,100 @@
+"""Grade-school stories in GSM8K's format, generated: no network, known structure, disjoint train and test.
+
+A story is a sequence of facts. Each fact defines a quantity by an equation over numbers and earlier quantities, and
+the asked sentence is one more equation. So the plan, the worked solution, a wrong plan and a fair split of the facts
+among agents are all known.
+"""
+
+from __future__ import annotations
+
+import random
+import zlib
+from dataclasses import dataclass
+from typing import final
+
+from avpbench.errors import ConfigError
+from avpbench.tasks.operations import NAMES, OBJECTS
+from avpbench.tasks.stories import Story, tell
+from avpbench.tasks.task import Problem, Task
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Level:
+    """How hard a story is: computed steps (least, most), distractors at most, and what of it was held out."""
+
+    steps: tuple[int, int] = (2, 8)
+    distractors: int = 2
+    unseen_names: bool = False
+    unseen_templates: bool = False
+
+
+LEVELS = {
+    "standard": Level(),
+    "easy": Level(steps=(2, 3), distractors=0),
+    "long": Level(steps=(9, 10)),
+    "unseen_names": Level(unseen_names=True),
+    "unseen_templates": Level(unseen_templates=True),
+}
+_TEST_SHARE = 8  # one bucket in eight belongs to the test set
+
+
+def _bucket(story: Story) -> int:
+    """A bucket from the names and numbers alone, so that train and test never share a story that differs in wording."""
+    return zlib.crc32(repr(story.key).encode()) % _TEST_SHARE
+
+
+def story(seed: int, split: str, index: int, level: str = "standard") -> Story:
+    """The story at `index` of a split, drawn again until it falls into a bucket of that split."""
+    rules = LEVELS[level]
+    names = NAMES[-8:] if rules.unseen_names else NAMES[:-8]
+    objects = OBJECTS[-6:] if rules.unseen_names else OBJECTS[:-6]
+    attempt = 0
+    while True:
+        rng = random.Random(f"{seed}/{split}/{level}/{index}/{attempt}")
+        least, most = rules.steps
+        num_steps = min(least + int(rng.expovariate(0.4)), most)
+        told = tell(rng, num_steps, rng.randint(0, rules.distractors), names, objects, rules.unseen_templates)
+        if told is not None and (_bucket(told) == 0) == (split == "test"):
+            return told
+        attempt += 1
+
+
+@final
+class Wordmath(Task):
+    """Generated stories.
+
+    Args:
+        size: number of test problems.
+        level: one of LEVELS.
+        seed: another seed is another data set.
+        path: must be absent; the stories are generated.
+    """
+
+    name = "wordmath"
+
+    def __init__(self, size: int, level: str, seed: int, path: str | None = None) -> None:
+        if level not in LEVELS:
+            raise ConfigError(f"task.level must be one of {', '.join(LEVELS)}; got {level!r}")
+        if size < 2:
+            raise ConfigError(f"task.size must be at least 2 problems, got {size}")
+        if path is not None:
+            raise ConfigError(f"task.path={path}: wordmath is generated and reads no folder; use task=gsm8k")
+        self._size, self._level, self._seed = size, level, seed
+
+    def __len__(self) -> int:
+        return self._size
+
+    @property
+    def fingerprint(self) -> str:
+        probe = "\n".join(self.problem(index).question for index in (0, self._size // 2, self._size - 1))
+        return f"wordmath/{self._level}/{self._seed}/{self._size}/{zlib.crc32(probe.encode()):08x}"
+
+    def problem(self, index: int) -> Problem:
+        return self._problem("test", index)
+
+    def exemplar(self, index: int) -> Problem:
+        return self._problem("train", index)
+
+    def _problem(self, split: str, index: int) -> Problem:
+        return story(self._seed, split, index, self._level).problem(f"wordmath-{self._level}-{split}-{index}")

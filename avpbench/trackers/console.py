@@ -1,0 +1,24 @@
+"""The console alone: what every run prints is enough."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, final
+
+from avpbench.records import SampleRecord
+from avpbench.trackers.tracker import Tracker
+
+
+@final
+class Console(Tracker):
+    """Adds nothing to what every run prints."""
+
+    def start(self, folder: Path, config: dict[str, Any], meta: dict[str, Any]) -> None:
+        """Nothing to open."""
+
+    def sample(self, record: SampleRecord) -> None:
+        """The progress bar shows it."""
+
+    def finish(self, folder: Path, samples: Sequence[SampleRecord], summary: dict[str, Any] | None) -> None:
+        """Nothing to close."""

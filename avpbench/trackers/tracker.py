@@ -1,0 +1,26 @@
+"""Views of the records for people who were not there."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from avpbench.records import SampleRecord
+
+
+class Tracker(ABC):
+    """Is told what happens; keeps nothing that the records do not hold."""
+
+    @abstractmethod
+    def start(self, folder: Path, config: dict[str, Any], meta: dict[str, Any]) -> None:
+        """A run begins, or goes on, in this folder."""
+
+    @abstractmethod
+    def sample(self, record: SampleRecord) -> None:
+        """A sample is on the disk."""
+
+    @abstractmethod
+    def finish(self, folder: Path, samples: Sequence[SampleRecord], summary: dict[str, Any] | None) -> None:
+        """The run ends; `summary` is None where it was stopped or failed."""

@@ -1,0 +1,177 @@
+"""Trains an embedded model from scratch: python -m avpbench.zoo.train model=tiny [seed=0] [out=DIR] [KEY=VALUE ...]
+
+The data are generated (avpbench.tasks.transcripts) in the exact prompts and slots of a real run. The seed decides the
+initial weights and the order of the stories; the stories themselves are the training split of wordmath.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+
+from avpbench.errors import ConfigError
+from avpbench.prompts import ChatTemplate
+from avpbench.tasks.transcripts import Mix, example
+from avpbench.tasks.wordmath import story
+
+HERE = Path(__file__).parent
+SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+_TEMPLATE = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>' + '\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+# Qwen2's own expression: `AutoTokenizer` rebuilds it for this model type, whatever tokenizer.json says.
+_SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_IGNORE = -100
+
+
+def train_tokenizer(vocab_size: int, seed: int, level: str) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer with single digits and ChatML's special tokens, learned from transcripts."""
+    rng = random.Random(f"tokenizer/{seed}")
+    texts = (
+        f"{asked}\n{said}\n"
+        for index in range(8000)
+        for talk in example(story(seed, "train", index, level), rng, Mix()).conversations
+        for asked, said, _ in talk
+    )
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(Regex(_SPLIT), "isolated"), pre_tokenizers.ByteLevel(False, use_regex=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=list(SPECIAL), initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator(texts, trainer)
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=SPECIAL[2], pad_token=SPECIAL[0])
+    fast.chat_template = _TEMPLATE
+    return fast
+
+
+def conversations(template: ChatTemplate, stop: int, seed: int, level: str, skip: int = 0) -> Iterator[tuple[list[int], list[int]]]:
+    """Endless (ids, labels) of training conversations; labels are the ids that an agent should say, else -100."""
+    index = skip
+    while True:
+        rng = random.Random(f"mix/{seed}/{index}")
+        for talk in example(story(0, "train", seed * 100_000_000 + index, level), rng, Mix()).conversations:
+            ids: list[int] = []
+            labels: list[int] = []
+            learned = False
+            for place, (asked, said, learn) in enumerate(talk):
+                asked_ids = template.following(asked) if place else template.first(asked)
+                said_ids = template.encode(said)
+                ids += asked_ids
+                closing = [stop if learned else _IGNORE] if place else [_IGNORE]  # a later turn opens with the stop id
+                labels += closing + [_IGNORE] * (len(asked_ids) - 1)
+                ids += said_ids
+                labels += said_ids if learn else [_IGNORE] * len(said_ids)
+                learned = learn
+            yield [*ids, stop], [*labels, stop]
+        index += 1
+
+
+def batches(source: Iterator[tuple[list[int], list[int]]], batch_tokens: int, seed: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Right-padded batches of conversations of like length, at most `batch_tokens` tokens with the padding."""
+    rng = random.Random(f"order/{seed}")
+    while True:
+        pool = sorted((next(source) for _ in range(768)), key=lambda pair: len(pair[0]))
+        groups: list[list[tuple[list[int], list[int]]]] = [[]]
+        for pair in pool:
+            if groups[-1] and (len(groups[-1]) + 1) * len(pair[0]) > batch_tokens:
+                groups.append([])
+            groups[-1].append(pair)
+        rng.shuffle(groups)
+        for group in groups:
+            width = max(len(ids) for ids, _ in group)
+            yield (
+                torch.tensor([ids + [0] * (width - len(ids)) for ids, _ in group]),
+                torch.tensor([labels + [_IGNORE] * (width - len(labels)) for _, labels in group]),
+            )
+
+
+def loss_of(model: Any, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Mean cross-entropy over the learned ids; the head runs at those places only."""
+    hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
+    wanted = labels[:, 1:]
+    learned = wanted != _IGNORE
+    return torch.nn.functional.cross_entropy(model.lm_head(hidden[learned]), wanted[learned])
+
+
+def train(recipe: DictConfig, out: Path, seed: int, device: str) -> None:
+    """Trains by the recipe and writes model, tokenizer and `training.json` (loss, tokens, seconds) to `out`."""
+    out.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(recipe.threads)
+    tokenizer = train_tokenizer(recipe.vocab_size, recipe.tokenizer_seed, recipe.level)
+    tokenizer.save_pretrained(out)
+    template, stop = ChatTemplate(tokenizer), tokenizer.eos_token_id
+    torch.manual_seed(seed)
+    shape: Any = OmegaConf.to_container(recipe.config)
+    kind = shape.pop("model_type")
+    config = AutoConfig.for_model(kind, vocab_size=len(tokenizer), eos_token_id=stop, pad_token_id=0, bos_token_id=None, **shape)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).to(device)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.98), weight_decay=recipe.weight_decay)
+    feed = batches(conversations(template, stop, seed, recipe.level), recipe.batch_tokens, seed)
+    log: list[dict[str, float]] = []
+    started, num_tokens, recent = time.monotonic(), 0, []
+    for step in range(recipe.steps):
+        warm = min(1.0, (step + 1) / recipe.warmup_steps)
+        rate = recipe.learning_rate * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / recipe.steps)))
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        ids, labels = (t.to(device) for t in next(feed))
+        with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+            loss = loss_of(model, ids, labels)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        num_tokens += ids.numel()
+        recent.append(loss.item())
+        if (step + 1) % 50 == 0 or step + 1 == recipe.steps:
+            seconds = time.monotonic() - started
+            log.append({"step": step + 1, "loss": sum(recent) / len(recent), "tokens": num_tokens, "seconds": round(seconds, 1)})
+            left = seconds / (step + 1) * (recipe.steps - step - 1)
+            print(
+                f"step {step + 1}/{recipe.steps}  loss {log[-1]['loss']:.4f}  {num_tokens / seconds:,.0f} tokens/s  {left:.0f} s left",
+                flush=True,
+            )
+            recent = []
+        if (step + 1) % 1000 == 0:
+            _save(model, out, log)
+    _save(model, out, log)
+
+
+def _save(model: Any, out: Path, log: list[dict[str, float]]) -> None:
+    half = AutoModelForCausalLM.from_config(model.config, dtype=torch.bfloat16)
+    half.load_state_dict(model.state_dict())
+    half.save_pretrained(out)
+    (out / "training.json").write_text(json.dumps(log, indent=1) + "\n")
+
+
+def main(words: list[str]) -> None:
+    given = OmegaConf.from_dotlist(words)
+    name, seed = given.pop("model", "tiny"), given.pop("seed", 0)
+    out = Path(given.pop("out", HERE / f"{name}-{seed}"))
+    path = HERE / "recipes" / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml")))
+        raise ConfigError(f"model={name} has no recipe; known: {known}")
+    recipe = OmegaConf.load(path)
+    OmegaConf.set_struct(recipe, True)
+    device = given.pop("device", "cuda" if torch.cuda.is_available() else "cpu")
+    train(OmegaConf.merge(recipe, given), out, seed, device)  # type: ignore[arg-type]
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
