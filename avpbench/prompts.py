@@ -126,4 +126,4 @@ class ChatTemplate:
                 {"role": "user", "content": words},
             ]
         )
-        return self.encode(rendered.rsplit(self._SAID, 1)[1] if self._SAID not in words else rendered)
+        return self.encode(rendered.split(self._SAID, 1)[1])

@@ -15,10 +15,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, final
 
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from avpbench import meta
+from avpbench.build import build
 from avpbench.cell import Cell, Settings
 from avpbench.config import Identity, identify
 from avpbench.engine.engine import Engine
@@ -44,13 +44,13 @@ def execute(cfg: DictConfig) -> dict[str, Any]:
     command goes on from there.
     """
     settings = _settings(cfg)
-    strategy: Strategy = instantiate(cfg.strategy)
+    strategy: Strategy = build(cfg.strategy)
     _refuse(cfg, settings, strategy)
     identity = identify(cfg)
     folder = Path(cfg.results) / identity.study / identity.folder
     say(f"avpbench: {identity.folder}")
     task, engines = _load(cfg, settings)
-    cell = Cell.build(settings, task, engines, strategy, instantiate(cfg.link), cfg.limit)
+    cell = Cell.build(settings, task, engines, strategy, build(cfg.link), cfg.limit)
     with held(folder), _stop_requested() as stopping:
         return _Run(cfg, identity, folder, cell, strategy).go(stopping)
 
@@ -75,7 +75,7 @@ class _Run:
         (folder / "config.yaml").write_text(OmegaConf.to_yaml(cfg, resolve=True))
         device = cell.agents[0].engine.device
         weights_bytes = reset_peak(device)
-        tracker = instantiate(cfg.tracker)
+        tracker = build(cfg.tracker)
         tracker.start(folder, config, about)
         samples: list[SampleRecord] = []
         summary = None
@@ -121,7 +121,7 @@ class _Run:
         """This strategy, then those it is timed against, each once."""
         from avpbench.config import strategy_config
 
-        rivals = [instantiate(strategy_config(name)) for name in self.cfg.latency.against]
+        rivals = [build(strategy_config(name)) for name in self.cfg.latency.against]
         return list({s.kind: s for s in (*reversed(rivals), self.strategy)}.values())[::-1]
 
     def _timing(self) -> latency.Timing:
@@ -208,7 +208,7 @@ def _load(cfg: DictConfig, settings: Settings) -> tuple[Task, list[Engine]]:
     missing = []
     task: Task | None = None
     try:
-        task = instantiate(cfg.task)
+        task = build(cfg.task)
     except NotFound as error:
         missing.append(str(error))
     for one in dict.fromkeys(sources):

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hydra.utils import instantiate
-
+from avpbench.build import build
 from avpbench.config import compose, identify
 from avpbench.engine.load import tokenizer_of
 from avpbench.progress import say
@@ -16,7 +15,7 @@ from avpbench.runner import source
 def show(words: Sequence[str]) -> None:
     """Prints what each agent of the first problem would be told, as token counts and text."""
     cfg = compose(words)
-    task = instantiate(cfg.task)
+    task = build(cfg.task)
     template = ChatTemplate(tokenizer_of(source(cfg.model)))
     identity = identify(cfg)
     problem = task.problem(0)

@@ -228,19 +228,22 @@ class Engine:
         else:
             mixed = hidden_BE.float() @ self._realigning_EE
         norms = torch.linalg.vector_norm(mixed, dim=-1, keepdim=True)
-        return (mixed * (self._mean_norm / norms)).to(table.dtype)
+        realigned: Tensor = mixed * (self._mean_norm / norms)
+        return realigned.to(table.dtype)
 
     @cached_property
     def _mean_norm(self) -> Tensor:
         table: Tensor = self.model.get_input_embeddings().weight
-        return torch.linalg.vector_norm(table[: self._vocab].float(), dim=-1).mean()
+        norms: Tensor = torch.linalg.vector_norm(table[: self._vocab].float(), dim=-1)
+        return norms.mean()
 
     @cached_property
     def _realigning_EE(self) -> Tensor:
         head: Tensor = self.model.get_output_embeddings().weight.float()
         table: Tensor = self.model.get_input_embeddings().weight.float()
         gram = head.T @ head + 1e-5 * torch.eye(head.shape[1], device=head.device)
-        return torch.linalg.solve(gram, head.T @ table)
+        weight: Tensor = torch.linalg.solve(gram, head.T @ table)
+        return weight
 
     @torch.inference_mode()
     def score(self, starts: Sequence[Start], continuations: Sequence[tuple[int, ...]]) -> list[Tensor]:

@@ -142,7 +142,7 @@ def _continued(teller: _Teller, free: list[str]) -> bool:
     rng = teller.rng
     people = list(teller.holder)
     for _ in range(20):
-        update = rng.random() < 0.3
+        update = rng.random() < 0.3 or not free
         op = rng.choice(UPDATES if update else RELATIONS if rng.random() < 0.9 else (BASE,))
         if op.people > len(people):
             continue

@@ -1,0 +1,72 @@
+"""What the tests share: engines that cost little, and the real data where it is at hand."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from hydra.core.global_hydra import GlobalHydra
+
+from avpbench.core import Prompt
+from avpbench.engine.engine import Engine
+from avpbench.engine.load import Source, load
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+CPU = torch.device("cpu")
+torch.set_num_threads(min(4, torch.get_num_threads()))
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Engine:
+    """The embedded model, float32."""
+    return load(Source("tiny", zoo="tiny-0"), CPU, torch.float32)
+
+
+def dummy(model_type: str = "llama", seed: int = 0, **changes: object) -> Engine:
+    """A small random model with the embedded tokenizer: GQA, an untied head, padding rows in its vocabulary."""
+    shape = {
+        "model_type": model_type, "hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 6,
+        "num_key_value_heads": 2, "vocab_size": 1000, "max_position_embeddings": 2048, "tie_word_embeddings": False,
+        "initializer_range": 0.3,
+    } | changes  # fmt: skip
+    return load(Source(f"dummy-{model_type}", load="dummy", shape=json.dumps(shape), seed=seed), CPU, torch.float32)
+
+
+@pytest.fixture(scope="session")
+def untied() -> Engine:
+    """A small random Llama."""
+    return dummy()
+
+
+@pytest.fixture(params=["tiny", "untied"])
+def engine(request: pytest.FixtureRequest) -> Engine:
+    """Each of the two engines in turn."""
+    found: Engine = request.getfixturevalue(request.param)
+    return found
+
+
+@pytest.fixture()
+def gsm8k_folder() -> Path:
+    folder = SHARED / "data" / "gsm8k"
+    if not folder.is_dir():
+        pytest.skip(f"the real GSM8K is not at {folder}")
+    return folder
+
+
+@pytest.fixture()
+def qwen2_folder() -> Path:
+    folder = SHARED / "tokenizers" / "qwen2"
+    if not folder.is_dir():
+        pytest.skip(f"the real Qwen2 tokenizer is not at {folder}")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _fresh_hydra() -> None:
+    GlobalHydra.instance().clear()
+
+
+def told(words: str, role: str = "solver") -> Prompt:
+    return Prompt(role, words, f"Question: {words}\n")

@@ -1,0 +1,128 @@
+"""Problems are the same everywhere, train and test share none, and every gold follows from its story."""
+
+from __future__ import annotations
+
+import random
+import re
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+
+from avpbench.errors import ConfigError, NotFound
+from avpbench.prompts import given, question_alone
+from avpbench.tasks.grading import grade
+from avpbench.tasks.gsm8k import Gsm8k
+from avpbench.tasks.operations import NAMES
+from avpbench.tasks.stories import Story
+from avpbench.tasks.task import Task
+from avpbench.tasks.wordmath import LEVELS, Wordmath, story
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_the_plan_alone_gives_the_gold(level: str) -> None:
+    for index in range(60):
+        told = story(0, "test", index, level)
+        assert _solve(told) == told.ask.value
+        problem = told.problem("x")
+        assert grade(problem.solution, problem.gold).correct
+        least, most = LEVELS[level].steps
+        assert least <= told.num_steps <= most
+
+
+def _solve(told: Story) -> Fraction:
+    """Runs the equations as written, with no help from the generator."""
+    known: dict[str, Fraction] = {}
+    for line in told.equations(only_needed=True):
+        who, right = re.sub(r" \(\w+\)$", "", line).split(" = ")
+        parts = [known[p] if p in known else Fraction(p) if p.isdigit() else p for p in right.split(" ")]
+        value = parts[0]
+        if len(parts) == 3:
+            left, op, other = parts
+            value = {"+": left + other, "-": left - other, "*": left * other, "/": left / other}[str(op)]
+        known[who] = Fraction(value)
+    return known["answer"]
+
+
+def test_every_calculation_in_a_solution_is_right() -> None:
+    for index in range(100):
+        for left, right in re.findall(r"<<([^=<>]+)=(\d+)>>", story(0, "train", index).problem("x").solution):
+            assert eval(left) == int(right)  # digits and one operator, written by the generator
+
+
+def test_stories_depend_on_seed_split_level_and_index_alone() -> None:
+    random.seed(1)
+    first = [story(3, "test", i) for i in range(20)]
+    random.seed(2)
+    assert first == [story(3, "test", i) for i in range(20)]
+    assert first != [story(4, "test", i) for i in range(20)]
+    assert first[0].problem("x").question == "".join(story(3, "test", 0).problem("x").question)
+
+
+def test_train_and_test_share_no_names_and_numbers() -> None:
+    train = {story(0, "train", i).key for i in range(3000)}
+    test = {story(0, "test", i).key for i in range(1000)}
+    assert not train & test
+
+
+def test_unseen_levels_use_what_training_never_does() -> None:
+    seen = " ".join(story(0, "train", i).problem("x").question for i in range(500))
+    assert not any(re.search(rf"\b{name}\b", seen) for name in NAMES[-8:])
+    unseen = story(0, "test", 1, "unseen_templates").problem("x")
+    assert not any(sentence_form in seen for sentence_form in ("that belong to", "add up to", "apiece"))
+    assert unseen.question.startswith("There are")
+
+
+@pytest.mark.parametrize("chain", [1, 2, 3, 4, 6])
+def test_split_gives_every_fact_to_exactly_one_agent(chain: int) -> None:
+    task = Wordmath(50, "standard", 0)
+    for index in range(50):
+        problem = task.problem(index)
+        parts = [given(problem, "split", place, chain) for place in range(chain)]
+        assert all(sum(fact in part for part in parts) >= 1 for fact in problem.facts)
+        assert sum(part.count(".") for part in parts) == sum(given(problem, "all", 0, 1).count(".") for _ in "x")
+        if chain > 1:
+            assert problem.asked in parts[0]
+            assert not any(fact in question_alone(problem, "split") for fact in problem.facts)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_donors_are_one_cycle(seed: int) -> None:
+    donors = Wordmath(97, "easy", 0).donors(seed)
+    seen, at = [], 0
+    for _ in donors:
+        seen.append(at)
+        at = donors[at]
+    assert at == 0
+    assert sorted(seen) == list(range(97))
+
+
+@pytest.mark.parametrize(("changes", "message"), [({"level": "hard"}, "one of"), ({"size": 1}, "at least 2"), ({"path": "x"}, "generated")])
+def test_wordmath_refuses(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Wordmath(**({"size": 10, "level": "easy", "seed": 0} | changes))  # type: ignore[arg-type]
+
+
+def test_gsm8k_from_a_folder(gsm8k_folder: Path) -> None:
+    task: Task = Gsm8k(str(gsm8k_folder), "main")
+    assert len(task) == 1319
+    problem = task.problem(0)
+    assert problem.gold == "18"
+    assert problem.asked.startswith("How much in dollars does she make")
+    assert " ".join((*problem.facts, problem.asked)) == problem.question
+    assert task.exemplar(0).id == "gsm8k-train-0"
+    assert task.fingerprint == Gsm8k(str(gsm8k_folder), "main").fingerprint
+
+
+@pytest.mark.parametrize("line", ["{", '{"question": "x"}', '{"question": "x", "answer": "no number"}', '{"question": 1, "answer": "#### 1"}', "[]"])
+def test_a_broken_line_is_named(tmp_path: Path, line: str) -> None:
+    good = '{"question": "How many?", "answer": "#### 1"}\n'
+    (tmp_path / "train.jsonl").write_text(good)
+    (tmp_path / "test.jsonl").write_text(good + line + "\n")
+    with pytest.raises(NotFound, match=r"test\.jsonl:2: broken line"):
+        Gsm8k(str(tmp_path), "main")
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(NotFound, match=r"looked for .*train\.jsonl"):
+        Gsm8k(str(tmp_path), "main")
