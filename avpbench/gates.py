@@ -1,7 +1,7 @@
 """Validity gates: what must hold for a run's numbers to mean anything. They fail the run, not warn.
 
 The floor is the largest logit difference between legitimate evaluation orders of the same tokens: one piece, two
-pieces, other batch mates. Agreement means within a small multiple of it.
+pieces, with batch mates. Agreement means within a small multiple of it.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from avpbench.strategies.raw import Raw
 from avpbench.strategies.reprefill import Reprefill
 
 _MULTIPLE = 4.0
+_ROUNDINGS = 100.0
 _TOKENS = 12
 _WORDS = (
     "Tom has 12 apples. Sue has 3 more apples than Tom. How many apples do they have together?",
@@ -57,6 +58,7 @@ class Probe:
     starts: tuple[Start, ...]
     following: tuple[int, ...]
     floor: float
+    rounding: float
 
     @classmethod
     def make(cls, engine: Engine) -> Probe:
@@ -65,7 +67,7 @@ class Probe:
         opened = [agent.receive(None, prompt) for prompt in prompts]
         state, _ = agent.act(opened[:1], prompts[:1], _job(1))[0]
         starts = tuple(one.start for one in opened)
-        return cls(engine, state, starts, engine.template.following(_WORDS[1]), floor(engine, starts))
+        return cls(engine, state, starts, engine.template.following(_WORDS[1]), *floor(engine, starts))
 
     def logits_after(self, prefix: Prefix) -> Tensor:
         """Logits_V of the first token that follows the prefix."""
@@ -79,18 +81,27 @@ class Probe:
         return _difference(self.logits_after(prefix), self.reference())
 
 
-def floor(engine: Engine, starts: Sequence[Start]) -> float:
-    """The largest logit difference between one piece, two pieces and a batch with mates; not below float rounding."""
+def floor(engine: Engine, starts: Sequence[Start]) -> tuple[float, float]:
+    """The largest logit difference between one piece, two pieces and a batch of equals; and the logits' rounding.
+
+    The floor is not below the rounding. Batch mates are of one length, so that a fault in padding cannot raise it.
+    """
     alone = torch.cat([engine.prefill([s])[1] for s in starts]).float().cpu()
-    mates = engine.prefill(starts)[1].float().cpu()
-    pieces = []
+    mates, pieces = [], []
     for s in starts:
+        mates.append(engine.prefill([s, s, s])[1][1:2])
         cut = len(s.prompt_ids) // 2
         caches, _ = engine.prefill([Start(Prefix(), s.prompt_ids[:cut])])
         prefix = Prefix(token_ids=s.prompt_ids[:cut], cache=caches[0])
         pieces.append(engine.prefill([Start(prefix, s.prompt_ids[cut:])])[1])
     rounding = float(alone[alone.isfinite()].abs().max()) * torch.finfo(engine.model.dtype).eps
-    return max(_difference(alone, mates), _difference(alone, torch.cat(pieces).float().cpu()), rounding)
+    return max(*(_difference(alone, torch.cat(rows).float().cpu()) for rows in (mates, pieces)), rounding), rounding
+
+
+def floor_is_small(probe: Probe) -> Gate:
+    """Legitimate orders differ by rounding, and not by more: a fault in them would hide every other fault."""
+    limit = _ROUNDINGS * probe.rounding
+    return Gate("floor_is_small", probe.floor <= limit, probe.floor, limit, "largest logit difference between legitimate orders")
 
 
 def _difference(a: Tensor, b: Tensor) -> float:
@@ -150,7 +161,7 @@ def parcels_round_trip(probe: Probe, agents: Sequence[Agent]) -> Gate:
         parcel = agent.strategy.export(probe.state, probe.engine, probe.engine.spec)
         buffer = wire.encode(parcel)
         back = wire.decode(buffer)
-        wrong += back.card.body != parcel.card.body or list(back.tensors) != list(parcel.tensors)
+        wrong += back.card.body != parcel.card.body or back.tensors.keys() != parcel.tensors.keys()
         wrong += sum(not _same_bits(back.tensors[name], t) for name, t in parcel.tensors.items())
         out = replace(agent, link=Direct()).send(probe.state, probe.engine.spec)
         wrong += out.wire_bytes != len(buffer)
@@ -219,7 +230,13 @@ def check(engine: Engine, agents: Sequence[Agent], full: bool) -> list[Gate]:
     probe = Probe.make(engine)
     own = [agent for agent in agents if agent.engine is engine]
     used = [*own[:1], Agent(engine, Raw(), Direct()), Agent(engine, Reprefill(), Direct())]
-    gates = [raw_equals_reprefill(probe), same_ids(probe), parcels_round_trip(probe, used), sender_unchanged(probe, used)]
+    gates = [
+        floor_is_small(probe),
+        raw_equals_reprefill(probe),
+        same_ids(probe),
+        parcels_round_trip(probe, used),
+        sender_unchanged(probe, used),
+    ]
     detections: tuple[Callable[[Probe], Gate], ...] = (shifted_position_detected, shown_pad_detected, wrong_model_detected)
     return gates + ([gate(probe) for gate in detections] if full else [])
 

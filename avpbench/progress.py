@@ -12,6 +12,8 @@ from rich.console import Console
 from avpbench.meter import now_s
 
 console = Console(highlight=False, soft_wrap=True)
+if not console.is_terminal:
+    console.width = 160  # a file or a pipe has no edge
 _EVERY_S = 10.0
 
 

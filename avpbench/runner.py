@@ -28,10 +28,10 @@ from avpbench.errors import ConfigError, NotFound
 from avpbench.gates import Gate, check, require
 from avpbench.meter import memory, reset_peak
 from avpbench.phases import fidelity, latency, quality
-from avpbench.progress import console, say
+from avpbench.progress import say
 from avpbench.prompts import roles
 from avpbench.records import FidelityRecord, Journal, LatencyRecord, SampleRecord, held, write_json
-from avpbench.report import table
+from avpbench.report import show_tables
 from avpbench.strategies.strategy import Strategy
 from avpbench.summary import summarize
 from avpbench.tasks.task import Task
@@ -96,7 +96,7 @@ class _Run:
             raise
         finally:
             tracker.finish(folder, samples, summary)
-        console.print(table([summary], self.identity.folder))
+        show_tables([summary], self.identity.folder)
         for note in about["notes"]:
             say(f"note: {note}")
         say(f"records: {folder}")

@@ -37,11 +37,12 @@ _DIGEST_AT = slice(8 + len(_OPENING), 8 + len(_OPENING) + _DIGEST_HEX)
 
 def encode(parcel: Parcel) -> memoryview:
     """The parcel as one buffer. Tensors are copied once, from whatever device and strides they have."""
-    sizes = [t.numel() * t.element_size() for t in parcel.tensors.values()]
+    tensors = dict(sorted(parcel.tensors.items(), key=lambda item: -item[1].element_size()))  # so that each is aligned
+    sizes = [t.numel() * t.element_size() for t in tensors.values()]
     ends = list(accumulate(sizes))
     table = {
         name: {"dtype": _NAMES[t.dtype], "shape": list(t.shape), "data_offsets": [end - size, end]}
-        for (name, t), size, end in zip(parcel.tensors.items(), sizes, ends, strict=True)
+        for (name, t), size, end in zip(tensors.items(), sizes, ends, strict=True)
     }
     card = {"kind": parcel.card.kind, "sender": asdict(parcel.card.sender), "body": parcel.card.body, "decision": parcel.card.decision}
     metadata = {"digest": "0" * _DIGEST_HEX, "format": FORMAT, "version": VERSION, "card": json.dumps(card, ensure_ascii=False)}
@@ -52,7 +53,7 @@ def encode(parcel: Parcel) -> memoryview:
     view = memoryview(buffer)  # type: ignore[arg-type]  # numpy arrays are buffers
     view[:begin] = struct.pack("<Q", len(header)) + header
     data = torch.from_numpy(buffer)
-    for t, size, end in zip(parcel.tensors.values(), sizes, ends, strict=True):
+    for t, size, end in zip(tensors.values(), sizes, ends, strict=True):
         if size:
             data[begin + end - size : begin + end].view(t.dtype).view(t.shape).copy_(t)
     view[_DIGEST_AT] = xxhash.xxh3_128_hexdigest(view).encode()
@@ -127,6 +128,8 @@ def _tensors(table: dict[str, Any], view: memoryview, begin: int) -> dict[str, T
         size = math.prod(shape) * dtype.itemsize
         if start != at or stop - start != size:
             raise WireError(f"tensor {name!r} of {size} bytes claims {start} to {stop}; wanted {at} to {at + size}")
+        if (begin + start) % dtype.itemsize:
+            raise WireError(f"tensor {name!r} of {row['dtype']} begins at byte {begin + start}, which is not aligned")
         if begin + stop > len(view):
             raise WireError(f"tensor {name!r} ends at byte {begin + stop} of a parcel of {len(view)}")
         at = stop

@@ -1,0 +1,161 @@
+"""Each gate passes on a sound engine and catches the fault that it is there for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from conftest import dummy
+
+from avpbench import gates, wire
+from avpbench.agents import Agent
+from avpbench.core import AgentState, KVCache, Parcel, Prefix
+from avpbench.engine.batch import Batch
+from avpbench.engine.engine import Engine
+from avpbench.engine.load import load
+from avpbench.errors import GateFailed
+from avpbench.gates import Probe
+from avpbench.links.direct import Direct
+from avpbench.strategies.raw import Raw
+
+
+def agents(engine: Engine) -> list[Agent]:
+    return [Agent(engine, Raw(), Direct())]
+
+
+def test_a_sound_engine_passes_them_all(engine: Engine) -> None:
+    results = gates.check(engine, agents(engine), full=True)
+    assert [g.name for g in results if not g.passed] == []
+    assert {g.name for g in results} == {
+        "floor_is_small", "raw_equals_reprefill", "same_ids", "parcels_round_trip", "sender_unchanged",
+        "shifted_position_detected", "shown_pad_detected", "wrong_model_detected",
+    }  # fmt: skip
+    gates.require(results)
+
+
+def test_fast_gates_are_some_of_them(tiny: Engine) -> None:
+    assert len(gates.check(tiny, agents(tiny), full=False)) == 5
+
+
+def shift_positions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A receiver that counts positions from the cache's length plus one."""
+    inject = Raw.inject
+
+    def late(self: Raw, parcel: Parcel, receiver: Engine) -> Prefix:
+        prefix = inject(self, parcel, receiver)
+        assert prefix.cache is not None
+        return replace(prefix, token_ids=(*prefix.token_ids, prefix.token_ids[-1]), cache=replace(prefix.cache, span=prefix.cache.span + 1))
+
+    monkeypatch.setattr(Raw, "inject", late)
+
+
+def show_padding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch that forgets its mask."""
+    init = Batch.__init__
+
+    def unmasked(self: Batch, *args: Any) -> None:
+        init(self, *args)
+        self._mask_BT = torch.ones_like(self._mask_BT)
+
+    monkeypatch.setattr(Batch, "__init__", unmasked)
+
+
+def drop_a_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wire that loses a bit of one value."""
+    decode = wire.decode
+
+    def lossy(buffer: memoryview) -> Parcel:
+        parcel = decode(buffer)
+        if "keys.0" in parcel.tensors:
+            bits = parcel.tensors["keys.0"].clone()
+            bits.view(torch.int32)[0, 0, 0] ^= 1
+            return Parcel(parcel.card, parcel.tensors | {"keys.0": bits})
+        return parcel
+
+    monkeypatch.setattr(wire, "decode", lossy)
+
+
+def write_into_the_sender(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An injection that scribbles on what it was given by reference."""
+    inject = Raw.inject
+
+    def scribble(self: Raw, parcel: Parcel, receiver: Engine) -> Prefix:
+        with torch.inference_mode():
+            parcel.tensors["values.0"][0, 0, 0] += 1
+        return inject(self, parcel, receiver)
+
+    monkeypatch.setattr(Raw, "inject", scribble)
+
+
+def round_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An export that is not as raw as it says."""
+    export = Raw.export
+
+    def rounded(self: Raw, state: AgentState, *args: Any) -> Parcel:
+        cache = state.cache
+        keys = tuple(k.bfloat16().to(k.dtype) for k in cache.keys_HTD)
+        return export(self, replace(state, cache=KVCache(keys, cache.values_HTD, cache.positions_T, cache.span)), *args)
+
+    monkeypatch.setattr(Raw, "export", rounded)
+
+
+def accept_anybody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A receiver that does not look who sent."""
+    inject = Raw.inject
+    monkeypatch.setattr(Raw, "inject", lambda self, p, e: inject(self, Parcel(replace(p.card, sender=e.spec), p.tensors), e))
+
+
+def forget_the_span(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An engine that counts positions of what follows a cache from zero: every order after a cache is wrong alike."""
+    prefill = Batch.prefill
+
+    def from_zero(self: Batch, *args: Any) -> torch.Tensor:
+        forward = self._forward
+        self._forward = lambda inputs, positions, keep: forward(inputs, positions - positions.min(), keep)  # type: ignore[method-assign]
+        return prefill(self, *args)
+
+    monkeypatch.setattr(Batch, "prefill", from_zero)
+
+
+MUTANTS: list[tuple[Callable[[pytest.MonkeyPatch], None], str]] = [
+    (shift_positions, "raw_equals_reprefill"),
+    (forget_the_span, "floor_is_small"),
+    (show_padding, "same_ids"),
+    (drop_a_bit, "parcels_round_trip"),
+    (write_into_the_sender, "sender_unchanged"),
+    (round_the_cache, "raw_equals_reprefill"),
+    (accept_anybody, "wrong_model_detected"),
+]
+
+
+@pytest.mark.parametrize(("mutate", "name"), MUTANTS)
+def test_each_gate_catches_its_mutant(tiny: Engine, monkeypatch: pytest.MonkeyPatch, mutate: Callable[[pytest.MonkeyPatch], None], name: str) -> None:
+    mutate(monkeypatch)
+    results = {g.name: g for g in gates.check(tiny, agents(tiny), full=True)}
+    assert not results[name].passed
+    with pytest.raises(GateFailed, match=name):
+        gates.require(list(results.values()))
+
+
+def test_detections_need_a_model_that_looks_at_positions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that is blind to positions would make the shifted-position gate mean nothing, and the gate says so."""
+    blind = dummy("qwen2", seed=9, initializer_range=1e-6)
+    results = {g.name: g for g in gates.check(blind, agents(blind), full=True)}
+    assert not results["shifted_position_detected"].passed
+    load.cache_clear()
+
+
+def test_the_floor_covers_legitimate_orders(engine: Engine) -> None:
+    probe = Probe.make(engine)
+    assert 0 < probe.floor < 1e-2
+
+
+def test_ids_that_differ_beyond_the_floor_are_told(tiny: Engine) -> None:
+    probe = Probe.make(tiny)
+    start = probe.starts[0]
+    assert gates.disagreement(tiny, start, (1, 2), (1, 2)) == 0
+    assert gates.disagreement(tiny, start, (40, 2), (50, 2)) > probe.floor
+    assert gates.disagreement(tiny, start, (1, 2), (1,)) == float("inf")

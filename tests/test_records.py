@@ -1,0 +1,120 @@
+"""Records are durable: torn lines are cut, full disks lose nothing, two runs never share a folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from avpbench.errors import RecordsError
+from avpbench.records import HopRecord, Journal, SampleRecord, TurnRecord, held, write_json
+
+
+@dataclass
+class Row:
+    n: int
+    text: str = "é"
+
+
+def test_lines_are_appended_and_read(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "x.jsonl")
+    assert journal.read() == []
+    for n in range(3):
+        journal.append(Row(n))
+    assert journal.read() == [{"n": n, "text": "é"} for n in range(3)]
+
+
+@pytest.mark.parametrize("torn", [b'{"n": 3, "te', b"\xff\xfe", b"{"])
+def test_a_torn_last_line_is_cut(tmp_path: Path, torn: bytes) -> None:
+    journal = Journal(tmp_path / "x.jsonl")
+    journal.append(Row(1))
+    with journal.path.open("ab") as file:
+        file.write(torn)
+    assert len(journal.read()) == 1
+    journal.append(Row(2))
+    assert [row["n"] for row in journal.read()] == [1, 2]
+
+
+def test_a_broken_line_in_the_middle_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_text('{"n": 1}\nnot json\n{"n": 2}\n')
+    with pytest.raises(RecordsError, match=r"x\.jsonl:2"):
+        Journal(path).read()
+
+
+def test_a_full_disk_keeps_every_earlier_line(tmp_path: Path) -> None:
+    """The kernel refuses the write half-way, as a full disk does."""
+    code = f"""
+import resource, signal, sys
+from pathlib import Path
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from test_records import Row
+from avpbench.errors import RecordsError
+from avpbench.records import Journal
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+journal = Journal(Path({str(tmp_path / "x.jsonl")!r}))
+try:
+    for n in range(100):
+        journal.append(Row(n, "word"))
+except RecordsError as error:
+    print("refused:", error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "refused: cannot write" in done.stdout
+    assert "Every earlier record is safe" in done.stdout
+    rows = (tmp_path / "x.jsonl").read_bytes()
+    assert rows.endswith(b"\n")
+    assert [row["n"] for row in Journal(tmp_path / "x.jsonl").read()] == list(range(rows.count(b"\n")))
+    assert rows.count(b"\n") > 2
+
+
+def test_an_unwritable_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RecordsError, match="choose another folder"), held(tmp_path / "file" / "below"):
+        pass
+    with pytest.raises(RecordsError, match="choose another folder"):
+        write_json(tmp_path / "nowhere" / "x.json", {})
+
+
+def test_two_runs_never_share_a_folder(tmp_path: Path) -> None:
+    with held(tmp_path / "cell"), pytest.raises(RecordsError, match=f"in use by process {os.getpid()} on"), held(tmp_path / "cell"):
+        pass
+    with held(tmp_path / "cell"):
+        assert (tmp_path / "cell" / "lock").exists()
+    assert list((tmp_path / "cell").iterdir()) == []
+
+
+def test_a_dead_holder_is_taken_over(tmp_path: Path) -> None:
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    lock = {"host": socket.gethostname(), "pid": gone.pid, "started": "1"}
+    (tmp_path / "lock").write_text(json.dumps(lock))
+    with held(tmp_path):
+        assert json.loads((tmp_path / "lock").read_text())["pid"] == os.getpid()
+
+
+def test_a_reused_process_number_is_not_the_holder(tmp_path: Path) -> None:
+    (tmp_path / "lock").write_text(json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "started": "0"}))
+    with held(tmp_path):
+        assert json.loads((tmp_path / "lock").read_text())["started"] != "0"
+
+
+def test_a_holder_elsewhere_is_believed(tmp_path: Path) -> None:
+    (tmp_path / "lock").write_text(json.dumps({"host": "other-node", "pid": 1, "started": "1"}))
+    with pytest.raises(RecordsError, match="process 1 on other-node"), held(tmp_path):
+        pass
+
+
+def test_samples_come_back_as_they_went(tmp_path: Path) -> None:
+    turn = TurnRecord("solver", "tiny", "#### 3", "stop", 5, 6, 7, 0, 100)
+    hop = HopRecord("raw", None, 1, 2, 300, 200, {"export": 0.1})
+    record = SampleRecord("a", "3", "3", True, "ok", "#### 3", (turn,), (hop,), 4)
+    Journal(tmp_path / "x.jsonl").append(record)
+    assert SampleRecord.from_json(Journal(tmp_path / "x.jsonl").read()[0]) == record
