@@ -75,7 +75,10 @@ def tables(summaries: Sequence[dict[str, Any]], title: str) -> list[Table]:
         return [_table(title, list(rows[0]), [list(row.values()) for row in rows])]
     fit = max(1, (console.width - 12) // (2 + max(len(v) for row in rows for v in row.values())))
     parts = [rows[k : k + fit] for k in range(0, len(rows), fit)]
-    return [_table(title, ["", *(r["strategy"] for r in part)], [[k, *(r[k] for r in part)] for k in part[0] if k != "strategy"]) for part in parts]
+    return [
+        _table(title, ["", *(r["strategy"] for r in part)], [[k, *(r[k] for r in part)] for k in part[0] if k != "strategy"])
+        for part in parts
+    ]
 
 
 def _table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:

@@ -7,6 +7,7 @@ summary = run("strategy=text", "chain=2", "limit=20")
 from __future__ import annotations
 
 import json
+import logging
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -51,7 +52,7 @@ def execute(cfg: DictConfig) -> dict[str, Any]:
     say(f"avpbench: {identity.folder}")
     task, engines = _load(cfg, settings)
     cell = Cell.build(settings, task, engines, strategy, build(cfg.link), cfg.limit)
-    with held(folder), _stop_requested() as stopping:
+    with held(folder), _logged(folder), _stop_requested() as stopping:
         return _Run(cfg, identity, folder, cell, strategy).go(stopping)
 
 
@@ -231,6 +232,20 @@ def _load(cfg: DictConfig, settings: Settings) -> tuple[Task, list[Engine]]:
     for note in dict.fromkeys(note for engine in engines for note in engine.notes):
         say(f"note: {note}")
     return task, engines
+
+
+@contextmanager
+def _logged(folder: Path) -> Iterator[None]:
+    """Warnings and tracebacks of the run go to its log.txt as well."""
+    handler = logging.FileHandler(folder / "log.txt", delay=False)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    root = logging.getLogger("avpbench")
+    root.addHandler(handler)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        handler.close()
 
 
 @contextmanager

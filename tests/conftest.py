@@ -47,7 +47,7 @@ def engine(request: pytest.FixtureRequest) -> Engine:
     return found
 
 
-@pytest.fixture()
+@pytest.fixture
 def gsm8k_folder() -> Path:
     folder = SHARED / "data" / "gsm8k"
     if not folder.is_dir():
@@ -55,7 +55,7 @@ def gsm8k_folder() -> Path:
     return folder
 
 
-@pytest.fixture()
+@pytest.fixture
 def qwen2_folder() -> Path:
     folder = SHARED / "tokenizers" / "qwen2"
     if not folder.is_dir():

@@ -124,7 +124,16 @@ def test_what_does_not_fit_the_window_is_said(tiny: Engine) -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"chain": 0}, {"chain": 2.0}, {"context": -1}, {"question": "some"}, {"donor": "none"}, {"batch_size": 0}, {"think_steps": -1}, {"max_new_tokens": 0}],
+    [
+        {"chain": 0},
+        {"chain": 2.0},
+        {"context": -1},
+        {"question": "some"},
+        {"donor": "none"},
+        {"batch_size": 0},
+        {"think_steps": -1},
+        {"max_new_tokens": 0},
+    ],
 )
 def test_bad_settings_are_refused(changes: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match=next(iter(changes))):

@@ -132,7 +132,9 @@ MUTANTS: list[tuple[Callable[[pytest.MonkeyPatch], None], str]] = [
 
 
 @pytest.mark.parametrize(("mutate", "name"), MUTANTS)
-def test_each_gate_catches_its_mutant(tiny: Engine, monkeypatch: pytest.MonkeyPatch, mutate: Callable[[pytest.MonkeyPatch], None], name: str) -> None:
+def test_each_gate_catches_its_mutant(
+    tiny: Engine, monkeypatch: pytest.MonkeyPatch, mutate: Callable[[pytest.MonkeyPatch], None], name: str
+) -> None:
     mutate(monkeypatch)
     results = {g.name: g for g in gates.check(tiny, agents(tiny), full=True)}
     assert not results[name].passed

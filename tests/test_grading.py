@@ -57,6 +57,8 @@ def test_every_whole_number_survives_every_form(number: int, form: str) -> None:
 
 
 def test_every_gold_solution_of_gsm8k_is_right(gsm8k_folder: Path) -> None:
-    answers = [json.loads(line)["answer"] for split in ("train", "test") for line in (gsm8k_folder / f"{split}.jsonl").read_text().splitlines()]
+    answers = [
+        json.loads(line)["answer"] for split in ("train", "test") for line in (gsm8k_folder / f"{split}.jsonl").read_text().splitlines()
+    ]
     assert len(answers) == 7473 + 1319
     assert [a for a in answers if not grade(a, a).correct] == []

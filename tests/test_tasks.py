@@ -114,7 +114,9 @@ def test_gsm8k_from_a_folder(gsm8k_folder: Path) -> None:
     assert task.fingerprint == Gsm8k(str(gsm8k_folder), "main").fingerprint
 
 
-@pytest.mark.parametrize("line", ["{", '{"question": "x"}', '{"question": "x", "answer": "no number"}', '{"question": 1, "answer": "#### 1"}', "[]"])
+@pytest.mark.parametrize(
+    "line", ["{", '{"question": "x"}', '{"question": "x", "answer": "no number"}', '{"question": 1, "answer": "#### 1"}', "[]"]
+)
 def test_a_broken_line_is_named(tmp_path: Path, line: str) -> None:
     good = '{"question": "How many?", "answer": "#### 1"}\n'
     (tmp_path / "train.jsonl").write_text(good)

@@ -131,7 +131,9 @@ def test_honest_resealing_is_accepted() -> None:
     assert torch.equal(wire.decode(resealed(header, bytes(buffer[-29:]))).tensors["a"], sample().tensors["a"])
 
 
-@pytest.mark.parametrize("card", ["[]", "{}", '{"kind": 1}', "not json", "[" * 100_000, '{"kind":"raw","sender":{"x":1},"body":{},"decision":null}'])
+@pytest.mark.parametrize(
+    "card", ["[]", "{}", '{"kind": 1}', "not json", "[" * 100_000, '{"kind":"raw","sender":{"x":1},"body":{},"decision":null}']
+)
 def test_lying_cards_are_refused(card: str) -> None:
     header = {"__metadata__": {"digest": "0" * 32, "format": "avpbench", "version": "1", "card": card}}
     with pytest.raises(WireError):

@@ -1,0 +1,122 @@
+"""The command line: quick to answer, and it says what was meant."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from avpbench.build import build
+from avpbench.config import CONF, compose
+from avpbench.errors import ConfigError
+from avpbench.hints import check
+
+GROUPS = {p.name: sorted(f.stem for f in p.glob("*.yaml")) for p in CONF.iterdir() if p.is_dir()}
+
+
+def avpbench(*words: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "avpbench", *words], capture_output=True, text=True, check=False, cwd=cwd)
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; sys.argv = ['avpbench', '--help']\n"
+        "import runpy\n"
+        "try: runpy.run_module('avpbench', run_name='__main__')\n"
+        "except SystemExit: pass\n"
+        "print('HEAVY', sorted({'torch', 'transformers', 'wandb', 'pandas', 'scipy', 'datasets'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "HEAVY []" in done.stdout
+    assert "how should language-model agents hand context" in done.stdout
+    assert "strategy: blank" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["strategy=rwa"], "did you mean raw"),
+        (["chian=3"], "did you mean chain"),
+        (["latency.repeat=3"], "did you mean latency.repeats"),
+        (["model=qwen2b"], "did you mean qwen"),
+        (["chain"], "not KEY=VALUE"),
+        (["strategy=raw,tex"], "did you mean text"),
+    ],
+)
+def test_did_you_mean(words: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        check(words)
+
+
+def test_what_is_right_passes() -> None:
+    check(
+        ["-m", "strategy=raw,text", "chain=1,2", "hydra.verbose=true", "model=qwen0.5b", "model.load=dummy", "task.path=/x", "latency=off"]
+    )
+
+
+def test_errors_are_one_message_without_a_traceback() -> None:
+    done = avpbench("chain=0", "tracker=console")
+    assert done.returncode == 1
+    assert "avpbench: chain must be a whole number >= 1, got 0" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_show_renders_every_agent_without_weights() -> None:
+    done = avpbench("show", "chain=3", "question=split")
+    assert done.returncode == 0, done.stderr
+    for role in ("planner", "critic", "solver"):
+        assert f"You are the {role}" in done.stdout
+    assert "gold solution" in done.stdout
+    assert "<what came over the hop>" in done.stdout
+
+
+@pytest.mark.slow
+def test_a_multirun_compares_its_cells(tmp_path: Path) -> None:
+    words = ["-m", "strategy=raw,blank", "chain=1,2", "limit=3", "tracker=console", f"results={tmp_path}", "latency.repeats=1"]
+    done = avpbench(*words, "max_new_tokens=20", "max_agent_tokens=10", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    comparison = done.stdout[done.stdout.index("comparison") :]
+    assert comparison.count("single") == 2
+    assert "blank" in comparison
+    assert "raw" in comparison
+    assert "speed-up" in comparison
+    assert done.stdout.count("s); task:") == 4
+    assert {p.name for p in tmp_path.iterdir()} <= {"adhoc", ".multirun"}
+
+
+@pytest.mark.parametrize(("group", "name"), [(g, n) for g, names in GROUPS.items() for n in names])
+def test_every_yaml_composes(group: str, name: str) -> None:
+    cfg = compose([f"{group}={name}"])
+    if group in ("strategy", "link", "tracker"):
+        assert build(cfg[group]) is not None
+    if group == "model" and name != "tiny":
+        from transformers import AutoConfig
+
+        from avpbench.engine.cache import refuse_partial_attention
+
+        assert cfg.task._target_.endswith("Gsm8k")
+        shape = OmegaConf.to_container(cfg.model.shape)
+        assert isinstance(shape, dict)
+        config = AutoConfig.for_model(shape.pop("model_type"), **shape)
+        refuse_partial_attention(config)
+
+
+PARAMETERS = {
+    "qwen0.5b": 0.494e9, "qwen1.5b": 1.544e9, "qwen3b": 3.086e9, "qwen7b": 7.616e9, "llama1b": 1.236e9, "llama3b": 3.213e9,
+    "llama8b": 8.030e9, "r1-qwen1.5b": 1.777e9, "r1-qwen7b": 7.616e9,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_shapes_have_the_published_number_of_parameters(name: str) -> None:
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    shape = OmegaConf.to_container(compose([f"model={name}"]).model.shape)
+    assert isinstance(shape, dict)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(shape.pop("model_type"), **shape))
+    assert sum(p.numel() for p in model.parameters()) == pytest.approx(PARAMETERS[name], rel=0.002)

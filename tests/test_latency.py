@@ -1,0 +1,119 @@
+"""Timing: paired blocks, both clocks, an exact number of tokens; and the arithmetic over it."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+from test_chain import cell
+
+from avpbench.build import build
+from avpbench.config import strategy_config
+from avpbench.engine.engine import Engine
+from avpbench.errors import ConfigError
+from avpbench.phases import latency
+from avpbench.phases.latency import Timing
+from avpbench.records import Journal, LatencyRecord
+from avpbench.strategies.raw import Raw
+from avpbench.strategies.reprefill import Reprefill
+from avpbench.summary import aa_interval, speedup, summarize, wilson
+
+
+def record(block: int, strategy: str, seconds: float, clock: str = "host", aa: bool = False) -> LatencyRecord:
+    return LatencyRecord(block, 0, strategy, clock, seconds, None, "a", 10, 5, 100, "1", aa)
+
+
+def timed(engine: Engine, tmp_path: Path, names: tuple[str, ...] = ("raw", "reprefill", "text"), **changes: object) -> list[LatencyRecord]:
+    timing = Timing(**({"repeats": 3, "warmup": 1, "new_tokens": 16, "prefix_tokens": None, "aa": False} | changes))  # type: ignore[arg-type]
+    journal = Journal(tmp_path / "latency.jsonl")
+    latency.run(cell(engine, limit=2), [build(strategy_config(n)) for n in names], timing, journal, lambda: False)
+    return [LatencyRecord(**row) for row in journal.read()]
+
+
+def test_every_block_has_every_strategy_and_clock(tiny: Engine, tmp_path: Path) -> None:
+    rows = timed(tiny, tmp_path)
+    assert len(rows) == 3 * 3 * 4
+    assert {(r.block, r.strategy, r.clock) for r in rows} == {
+        (b, s, c) for b in range(3) for s in ("raw", "reprefill", "text") for c in ("host", "device", "handoff", "stages")
+    }
+    orders = [tuple(r.strategy for r in rows if r.block == b and r.clock == "host") for b in range(3)]
+    assert len(set(orders)) > 1
+    raw = [r for r in rows if r.strategy == "raw"]
+    assert {r.new_tokens for r in raw} == {16}
+    assert {r.sample_id for r in raw} == {"wordmath-standard-test-0", "wordmath-standard-test-1"}
+    assert all(0 < r.seconds < next(h.seconds for h in raw if (h.block, h.clock) == (r.block, "handoff")) for r in raw if r.clock == "host")
+
+
+def test_stages_are_parts_of_their_total(tiny: Engine, tmp_path: Path) -> None:
+    for r in timed(tiny, tmp_path, ("raw",)):
+        if r.clock == "stages":
+            assert r.stages_s is not None
+            assert list(r.stages_s) == ["export", "encode", "decode", "inject", "prefill", "first_token", "generate"]
+            assert 0.5 * r.seconds < sum(r.stages_s.values()) <= r.seconds
+        else:
+            assert r.stages_s is None
+
+
+def test_raw_and_reprefill_are_timed_on_the_same_tokens(tiny: Engine, tmp_path: Path) -> None:
+    rows = timed(tiny, tmp_path, ("raw", "reprefill"), prefix_tokens=100, new_tokens=7)
+    assert {(r.prefix_tokens, r.new_tokens) for r in rows} == {(100, 7)}
+    one = cell(tiny, limit=2)
+    raw, again = (latency.last_hop(one, s, 1, None) for s in (Raw(), Reprefill()))
+    assert raw.state.token_ids == again.state.token_ids
+
+
+def test_text_is_replayed_through_its_own_hops(tiny: Engine) -> None:
+    one = cell(tiny, limit=2)
+    hop = latency.last_hop(one, build(strategy_config("text")), 0, None)
+    raw = latency.last_hop(one, Raw(), 0, None)
+    assert hop.state.turn.said == raw.state.turn.said
+    assert hop.state.received is not None
+    assert hop.state.received.card.kind == "text"
+
+
+def test_blocks_that_are_there_are_not_repeated(tiny: Engine, tmp_path: Path) -> None:
+    first = timed(tiny, tmp_path, ("raw", "reprefill"), repeats=2)
+    both = timed(tiny, tmp_path, ("raw", "reprefill"), repeats=3)
+    assert both[: len(first)] == first
+    assert {r.block for r in both} == {0, 1, 2}
+    assert timed(tiny, tmp_path, ("raw", "reprefill"), repeats=3) == both
+
+
+def test_aa_runs_a_strategy_twice(tiny: Engine, tmp_path: Path) -> None:
+    rows = timed(tiny, tmp_path, ("raw", "reprefill"), aa=True)
+    assert sum(r.aa for r in rows) == 3 * 4
+    assert aa_interval(rows, "raw") is not None
+
+
+@pytest.mark.parametrize("changes", [{"repeats": 0}, {"warmup": -1}, {"new_tokens": 0}, {"prefix_tokens": 0}])
+def test_bad_timing_is_refused(changes: dict[str, int]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(changes))):
+        Timing(**({"repeats": 1, "warmup": 0, "new_tokens": 1, "prefix_tokens": 1, "aa": False} | changes))  # type: ignore[arg-type]
+
+
+def test_the_speedup_is_a_geometric_mean_over_blocks() -> None:
+    rows = [record(0, "raw", 1.0), record(0, "reprefill", 2.0), record(1, "raw", 1.0), record(1, "reprefill", 8.0), record(2, "raw", 9.0)]
+    assert speedup(rows, "raw", "host") == pytest.approx(4.0)
+    assert speedup(rows, "text", "host") is None
+    assert speedup(rows, "reprefill", "host") == pytest.approx(1.0)
+
+
+def test_an_unsound_aa_withholds_the_speedup_and_nothing_else() -> None:
+    rows = [record(b, s, t) for b in range(4) for s, t in (("raw", 1.0), ("reprefill", 2.0))]
+    sound = rows + [record(b, "raw", 1.0 + 0.001 * (-1) ** b, aa=True) for b in range(4)]
+    unsound = rows + [record(b, "raw", 1.0 + 0.3 * (-1) ** b, aa=True) for b in range(4)]
+    assert speedup(sound, "raw", "host") == pytest.approx(2.0)
+    assert speedup(unsound, "raw", "host") is None
+    summary = summarize([], unsound, [], "raw")
+    assert summary["ttft_host_s"] == pytest.approx(1.0)
+    assert summary["reference_ttft_host_s"] == pytest.approx(2.0)
+
+
+def test_wilson_agrees_with_a_worked_example() -> None:
+    """Newcombe 1998, table I: 81 of 263 gives 0.2553 to 0.3662."""
+    low, high = wilson(81, 263)
+    assert low == pytest.approx(0.2553, abs=5e-5)
+    assert high == pytest.approx(0.3662, abs=5e-5)
+    assert wilson(0, 0) == (None, None)
+    assert math.isclose(wilson(0, 10)[0] or 0.0, 0.0, abs_tol=1e-12)
