@@ -44,14 +44,14 @@ def execute(cfg: DictConfig) -> dict[str, Any]:
     Raises AvpBenchError for what cannot run, KeyboardInterrupt after Ctrl-C: what was done is kept, and the same
     command goes on from there.
     """
-    settings = _settings(cfg)
+    chosen = settings(cfg)
     strategy: Strategy = build(cfg.strategy)
-    _refuse(cfg, settings, strategy)
+    _refuse(cfg, chosen, strategy)
     identity = identify(cfg)
     folder = Path(cfg.results) / identity.study / identity.folder
     say(f"avpbench: {identity.folder}")
-    task, engines = _load(cfg, settings)
-    cell = Cell.build(settings, task, engines, strategy, build(cfg.link), cfg.limit)
+    task, engines = _load(cfg, chosen)
+    cell = Cell.build(chosen, task, engines, strategy, build(cfg.link), cfg.limit)
     with held(folder), _logged(folder), _stop_requested() as stopping:
         return _Run(cfg, identity, folder, cell, strategy).go(stopping)
 
@@ -160,7 +160,8 @@ def read_samples(folder: Path) -> list[SampleRecord]:
     return [SampleRecord.from_json(row) for row in Journal(folder / "samples.jsonl").read()]
 
 
-def _settings(cfg: DictConfig) -> Settings:
+def settings(cfg: DictConfig) -> Settings:
+    """What the config says of the chain. Raises ConfigError."""
     return Settings(
         chain=cfg.chain,
         context=cfg.context,

@@ -34,7 +34,7 @@ def _solve(told: Story) -> Fraction:
     """Runs the equations as written, with no help from the generator."""
     known: dict[str, Fraction] = {}
     for line in told.equations(only_needed=True):
-        who, right = re.sub(r" \(\w+\)$", "", line).split(" = ")
+        who, right = re.sub(r" in \w+$", "", line).removeprefix("Let ").replace("Find ", "answer = ").split(" = ")
         parts = [known[p] if p in known else Fraction(p) if p.isdigit() else p for p in right.split(" ")]
         value = parts[0]
         if len(parts) == 3:

@@ -98,14 +98,14 @@ def last_hop(cell: Cell, strategy: Strategy, index: int, prefix_tokens: int | No
     through = cell.through(strategy, Shared())
     state = spoken.state
     if prefix_tokens is not None:
-        state = _sized(through.agents[-2], state, prefix_tokens)
+        state = sized(through.agents[-2], state, prefix_tokens)
     elif strategy.kind != Raw.kind:
         forced = cell.jobs([index], [(*spoken.new_ids, ())])[:ahead]
         state = run_chain(through.agents[:ahead], [prompts[:ahead]], forced)[0].state
     return LastHop(strategy, through.agents[-2], through.agents[-1], state, prompts[-1], cell.task.problem(index).id)
 
 
-def _sized(sender: Agent, state: AgentState, num_tokens: int) -> AgentState:
+def sized(sender: Agent, state: AgentState, num_tokens: int) -> AgentState:
     """A state of exactly this many tokens: the transcript's ids, repeated or cut; its words are what they decode to."""
     ids = _repeated([i for i in state.token_ids if i >= 0], num_tokens)
     caches, _ = sender.engine.prefill([Start(Prefix(), ids)])
@@ -125,14 +125,14 @@ def repeat(hop: LastHop, timing: Timing, block: int, order: int, aa: bool) -> li
     with total(device) as handoff:
         out = direct[0].send(hop.state, hop.receiver.engine.spec)
         with total(device) as host:
-            opened = _first_token(direct[1], out.message, hop.prompt, timing.new_tokens)
+            opened = first_token(direct[1], out.message, hop.prompt, timing.new_tokens)
     by_reference = hop.sender.send(hop.state, hop.receiver.engine.spec).message
     with total(device) as resident:
-        _first_token(hop.receiver, by_reference, hop.prompt, timing.new_tokens)
+        first_token(hop.receiver, by_reference, hop.prompt, timing.new_tokens)
     stages = Stages(device)
     with total(device) as staged:
         message = direct[0].send(hop.state, hop.receiver.engine.spec, stages).message
-        _first_token(direct[1], message, hop.prompt, timing.new_tokens, stages)
+        first_token(direct[1], message, hop.prompt, timing.new_tokens, stages)
     start = opened.start
     common = {
         "block": block, "order": order, "strategy": hop.strategy.kind, "sample_id": hop.sample_id, "aa": aa,
@@ -143,7 +143,7 @@ def repeat(hop: LastHop, timing: Timing, block: int, order: int, aa: bool) -> li
     return [LatencyRecord(clock=name, seconds=one.seconds, stages_s=spent, **common) for name, one, spent in clocks]  # type: ignore[arg-type]
 
 
-def _first_token(agent: Agent, message: object, prompt: Prompt, new_tokens: int | None, stages: Stages | None = None) -> Opened:
+def first_token(agent: Agent, message: object, prompt: Prompt, new_tokens: int | None, stages: Stages | None = None) -> Opened:
     """Opens the message and brings the first token's id to the host."""
     opened = agent.receive(message, prompt, stages)  # type: ignore[arg-type]
     start = opened.start

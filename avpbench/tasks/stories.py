@@ -1,4 +1,8 @@
-"""How a wordmath story is told: facts that follow from one another, then what is asked, then distractors."""
+"""How a wordmath story is told: facts that follow from one another, then what is asked, then distractors.
+
+Every name and object follows a space wherever it stands, in story, plan, solution and JSON, so that it is the same
+token there: a small model learns to copy one token long before it learns that four spellings are one word.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +15,8 @@ from avpbench.tasks.task import Problem
 
 MAX_VALUE = 999
 _RESULT = {  # how a computed quantity is worded in the solution, by kind
-    "relation": "{who} has {calc} {o}.",
-    "update": "{who} now has {calc} {o}.",
+    "relation": "So {who} has {calc} {o}.",
+    "update": "Now {who} has {calc} {o}.",
     "ask": "The answer is {calc}.",
 }
 
@@ -31,7 +35,7 @@ class Fact:
 
     @property
     def equation(self) -> str:
-        return f"{self.who} = {self.calc}"
+        return f"Let {self.who} = {self.calc}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +56,9 @@ class Story:
         return sum(self.facts[i].line is not None for i in self.needed) + (self.ask.line is not None)
 
     def equations(self, only_needed: bool) -> list[str]:
-        """The plan: an equation a fact, and the asked one last."""
+        """The plan: an equation a fact, then what to find."""
         chosen = self.needed if only_needed else range(len(self.facts))
-        return [*(self.facts[i].equation for i in chosen), f"{self.ask.equation} ({self.obj})"]
+        return [*(self.facts[i].equation for i in chosen), f"Find {self.ask.calc} in {self.obj}"]
 
     def problem(self, id: str) -> Problem:
         sentences = tuple(fact.text for fact in self.facts)

@@ -10,7 +10,6 @@ import json
 import math
 import random
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,10 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from avpbench.errors import ConfigError
+from avpbench.meter import now_s
 from avpbench.prompts import ChatTemplate
 from avpbench.tasks.transcripts import Mix, example
 from avpbench.tasks.wordmath import story
@@ -34,6 +34,7 @@ _TEMPLATE = (
 # Qwen2's own expression: `AutoTokenizer` rebuilds it for this model type, whatever tokenizer.json says.
 _SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _IGNORE = -100
+_CYCLE_STORIES = 10_000_000  # a cycle's stories begin here, so that none comes twice
 
 
 def train_tokenizer(vocab_size: int, seed: int, level: str) -> PreTrainedTokenizerFast:
@@ -109,26 +110,59 @@ def loss_of(model: Any, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor
 
 
 def train(recipe: DictConfig, out: Path, seed: int, device: str) -> None:
-    """Trains by the recipe and writes model, tokenizer and `training.json` (loss, tokens, seconds) to `out`."""
+    """Trains by the recipe and writes model, tokenizer and `training.json` (loss, tokens, seconds) to `out`.
+
+    A cycle is one cosine from its peak learning rate, with an optimizer and stories of its own; it begins with the
+    weights that the last one saved. A folder that holds finished cycles of this recipe and seed goes on after them.
+    """
     out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(recipe.threads)
-    tokenizer = train_tokenizer(recipe.vocab_size, recipe.tokenizer_seed, recipe.level)
-    tokenizer.save_pretrained(out)
-    template, stop = ChatTemplate(tokenizer), tokenizer.eos_token_id
-    torch.manual_seed(seed)
+    log = _finished(out / "training.json", recipe, seed)
+    if not log["cycles"]:
+        tokenizer = train_tokenizer(recipe.vocab_size, recipe.tokenizer_seed, recipe.level)
+        tokenizer.save_pretrained(out)
+        torch.manual_seed(seed)
+        _save(_new_model(recipe, len(tokenizer), tokenizer.eos_token_id), out)
+    tokenizer = AutoTokenizer.from_pretrained(out)
+    for cycle in range(len(log["cycles"]), len(recipe.learning_rates)):
+        model = AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32).to(device)
+        source = conversations(ChatTemplate(tokenizer), tokenizer.eos_token_id, seed, recipe.level, cycle * _CYCLE_STORIES)
+        print(f"cycle {cycle + 1} of {len(recipe.learning_rates)}", flush=True)
+        log["cycles"].append(_cycle(model, batches(source, recipe.batch_tokens, seed), recipe, recipe.learning_rates[cycle], device))
+        _save(model, out)
+        (out / "training.json").write_text(json.dumps(log, indent=1) + "\n")
+
+
+def _finished(path: Path, recipe: DictConfig, seed: int) -> dict[str, Any]:
+    """The log of earlier cycles. Raises ConfigError where they were trained by another recipe or seed."""
+    about = {"recipe": OmegaConf.to_container(recipe), "seed": seed}
+    if not path.exists():
+        return about | {"cycles": []}
+    log: dict[str, Any] = json.loads(path.read_text())
+    if {key: log.get(key) for key in about} != about:
+        raise ConfigError(f"{path} is of another recipe or seed; choose another out=DIR, or remove the folder to begin anew")
+    return log
+
+
+def _new_model(recipe: DictConfig, vocab: int, stop: int) -> Any:
     shape: Any = OmegaConf.to_container(recipe.config)
     kind = shape.pop("model_type")
-    config = AutoConfig.for_model(kind, vocab_size=len(tokenizer), eos_token_id=stop, pad_token_id=0, bos_token_id=None, **shape)
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).to(device)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.98), weight_decay=recipe.weight_decay)
-    feed = batches(conversations(template, stop, seed, recipe.level), recipe.batch_tokens, seed)
+    config = AutoConfig.for_model(kind, vocab_size=vocab, eos_token_id=stop, pad_token_id=0, bos_token_id=None, **shape)
+    return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+
+
+def _cycle(
+    model: Any, feed: Iterator[tuple[torch.Tensor, torch.Tensor]], recipe: DictConfig, peak: float, device: str
+) -> list[dict[str, float]]:
+    """Trains for one cosine; returns the loss, a mean over 50 steps, as it went."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=peak, betas=(0.9, 0.98), weight_decay=recipe.weight_decay)
     log: list[dict[str, float]] = []
-    started, num_tokens, recent = time.monotonic(), 0, []
+    started, num_tokens = now_s(), 0
+    recent: list[float] = []
     for step in range(recipe.steps):
         warm = min(1.0, (step + 1) / recipe.warmup_steps)
-        rate = recipe.learning_rate * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / recipe.steps)))
         for group in optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = peak * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / recipe.steps)))
         ids, labels = (t.to(device) for t in next(feed))
         with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
             loss = loss_of(model, ids, labels)
@@ -139,24 +173,18 @@ def train(recipe: DictConfig, out: Path, seed: int, device: str) -> None:
         num_tokens += ids.numel()
         recent.append(loss.item())
         if (step + 1) % 50 == 0 or step + 1 == recipe.steps:
-            seconds = time.monotonic() - started
-            log.append({"step": step + 1, "loss": sum(recent) / len(recent), "tokens": num_tokens, "seconds": round(seconds, 1)})
-            left = seconds / (step + 1) * (recipe.steps - step - 1)
-            print(
-                f"step {step + 1}/{recipe.steps}  loss {log[-1]['loss']:.4f}  {num_tokens / seconds:,.0f} tokens/s  {left:.0f} s left",
-                flush=True,
-            )
+            seconds = now_s() - started
+            mean, left = sum(recent) / len(recent), seconds / (step + 1) * (recipe.steps - step - 1)
+            log.append({"step": step + 1, "loss": round(mean, 5), "tokens": num_tokens, "seconds": round(seconds, 1)})
+            print(f"step {step + 1}/{recipe.steps}  loss {mean:.4f}  {num_tokens / seconds:,.0f} tokens/s  {left:.0f} s left", flush=True)
             recent = []
-        if (step + 1) % 1000 == 0:
-            _save(model, out, log)
-    _save(model, out, log)
+    return log
 
 
-def _save(model: Any, out: Path, log: list[dict[str, float]]) -> None:
+def _save(model: Any, out: Path) -> None:
     half = AutoModelForCausalLM.from_config(model.config, dtype=torch.bfloat16)
     half.load_state_dict(model.state_dict())
     half.save_pretrained(out)
-    (out / "training.json").write_text(json.dumps(log, indent=1) + "\n")
 
 
 def main(words: list[str]) -> None:

@@ -1,0 +1,73 @@
+"""`raw` and `reprefill` on 1,000 problems, float32, at batch 1 and batch 32: are all ids the same?
+
+A difference is excused only where the margin between the two ids is inside the floor; each one is listed.
+
+    python experiments/spine/identical_ids.py [problems]
+"""
+
+from __future__ import annotations
+
+import sys
+
+from avpbench.build import build
+from avpbench.cell import Cell
+from avpbench.chain import ChainResult, run_chain
+from avpbench.config import compose, strategy_config
+from avpbench.engine.batch import Start
+from avpbench.engine.load import load, resolve_device, resolve_dtype
+from avpbench.gates import Probe, disagreement
+from avpbench.meter import now_s
+from avpbench.progress import progress
+from avpbench.runner import settings, source
+
+MULTIPLE = 4
+
+
+def chains(strategy: str, batch: int, count: int) -> list[ChainResult]:
+    cfg = compose([f"strategy={strategy}", f"batch_size={batch}"])
+    engine = load(source(cfg.model), resolve_device("cpu"), resolve_dtype("float32", resolve_device("cpu")))
+    cell = Cell.build(settings(cfg), build(cfg.task), [engine] * cfg.chain, build(strategy_config(strategy)), build(cfg.link), count)
+    done: list[ChainResult] = []
+    with progress(f"{strategy}, batch {batch}", count) as advance:
+        for begin in range(0, count, batch):
+            block = range(begin, min(begin + batch, count))
+            done += run_chain(cell.agents, [cell.prompts(i) for i in block], cell.jobs(block))
+            advance(len(block))
+    return done
+
+
+def main(count: int) -> None:
+    cfg = compose([])
+    engine = load(source(cfg.model), resolve_device("cpu"), resolve_dtype("float32", resolve_device("cpu")))
+    floor = Probe.make(engine).floor
+    print(f"{engine.spec.name}, float32, chain of 4, {count} problems; floor {floor:.2e}, excused up to {MULTIPLE} floors")
+    began = now_s()
+    variants = {(s, b): chains(s, b, count) for b in (32, 1) for s in ("raw", "reprefill")}
+    reference = variants["reprefill", 1]
+    for (strategy, batch), done in variants.items():
+        differ = excused = 0
+        for index, (mine, right) in enumerate(zip(done, reference, strict=True)):
+            place = next((k for k, (a, b) in enumerate(zip(mine.new_ids, right.new_ids, strict=True)) if a != b), None)
+            if place is None:
+                continue
+            differ += 1
+            margin = first_margin(right, mine, place, engine)
+            excused += margin <= MULTIPLE * floor
+            print(f"  problem {index}, agent {place + 1}: margin {margin:.2e} {'inside' if margin <= MULTIPLE * floor else 'OUTSIDE'}")
+        print(
+            f"{strategy:10s} batch {batch:2d}: {count - differ} of {count} identical to reprefill at batch 1, {excused} of {differ} excused"
+        )
+    print(f"{now_s() - began:.0f} s")
+
+
+def first_margin(right: ChainResult, mine: ChainResult, place: int, engine: object) -> float:
+    """The margin at the first id that differs, from the reference's own conversation."""
+    ids, ends = right.state.token_ids, right.turns
+    upto = sum(t.cached_tokens + t.prefilled_tokens for t in ends[place : place + 1])
+    from avpbench.core import Prefix
+
+    return disagreement(engine, Start(Prefix(), ids[:upto]), right.new_ids[place], mine.new_ids[place])  # type: ignore[arg-type]
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 1000)
