@@ -8,7 +8,11 @@ __version__ = "0.1.0"
 
 
 def run(*overrides: str) -> dict[str, Any]:
-    """Runs one cell and returns its summary: run("strategy=text", "chain=2", "limit=20"). See avpbench.runner.execute."""
-    from avpbench.runner import run as _run
+    """Runs one cell and returns its summary: run("strategy=text", "chain=2", "limit=20").
 
-    return _run(*overrides)
+    The same overrides, defaults and records as on the command line. Raises AvpBenchError for what cannot run.
+    """
+    from avpbench.config import compose
+    from avpbench.runner import execute
+
+    return execute(compose(overrides))

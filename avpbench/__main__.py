@@ -12,19 +12,9 @@ from typing import Any
 from omegaconf import DictConfig
 
 from avpbench.config import CONF
-from avpbench.errors import AvpBenchError
+from avpbench.errors import AvpBenchError, cause
 
 COMMANDS = ("run", "show")
-
-
-def _job(cfg: DictConfig) -> dict[str, Any]:
-    """One cell, as Hydra runs it."""
-    from avpbench.progress import say
-
-    say("avpbench: starting")
-    from avpbench.runner import execute
-
-    return execute(cfg)
 
 
 def _run(words: list[str]) -> int:
@@ -33,9 +23,32 @@ def _run(words: list[str]) -> int:
     from avpbench.hints import check
 
     check(words)
+    done: list[dict[str, Any]] = []
+    failed: list[str] = []
+
+    def job(cfg: DictConfig) -> dict[str, Any]:
+        """One cell, as Hydra runs it."""
+        from avpbench.progress import say
+
+        say("avpbench: starting")
+        from avpbench.runner import execute
+
+        try:
+            done.append(execute(cfg))
+        except Exception as error:
+            failed.append(f"strategy {cfg.strategy._target_.rsplit('.', 1)[-1]}, chain {cfg.chain}: {cause(error)}")
+            raise
+        return done[-1]
+
     sys.argv = [sys.argv[0], *words]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach us, and we print the user's ones without a traceback
-    hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(_job)()
+    try:
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job)()
+    finally:
+        if len(done) + len(failed) > 1:
+            from avpbench.report import show_comparison
+
+            show_comparison(done, failed)
     return 0
 
 
@@ -51,9 +64,9 @@ def _show(words: list[str]) -> int:
 
 def main(words: list[str]) -> int:
     """Runs a command; returns the exit status."""
-    command, rest = (words[0], words[1:]) if words and words[0] in COMMANDS else ("run", words)
     from hydra.errors import HydraException
 
+    command, rest = (words[0], words[1:]) if words and words[0] in COMMANDS else ("run", words)
     try:
         return {"run": _run, "show": _show}[command](rest)
     except KeyboardInterrupt:

@@ -13,7 +13,7 @@ from avpbench.engine.engine import Continuation, Engine, Speech
 from avpbench.engine.sampling import Sampling
 from avpbench.errors import ConfigError
 from avpbench.links.link import Link, Message, num_bytes
-from avpbench.meter import AnyStages, NoStages
+from avpbench.meter import NO_STAGES, AnyStages
 from avpbench.prompts import fill
 from avpbench.records import TurnRecord
 from avpbench.strategies.strategy import Strategy
@@ -74,9 +74,8 @@ class Agent:
         """The process that this agent lives in."""
         return os.getpid()
 
-    def receive(self, message: Message | None, prompt: Prompt, stages: AnyStages | None = None) -> Opened:
+    def receive(self, message: Message | None, prompt: Prompt, stages: AnyStages = NO_STAGES) -> Opened:
         """Opens a message and puts the prompt behind it. Raises WireError for a message that cannot be opened here."""
-        stages = stages or NoStages()
         parcel = None if message is None else self.link.receive(message, stages)
         with stages("inject"):
             prefix = Prefix() if parcel is None else self.strategy.inject(parcel, self.engine)
@@ -85,7 +84,7 @@ class Agent:
         return Opened(Start(prefix, ids), parcel)
 
     def act(
-        self, opened: Sequence[Opened], prompts: Sequence[Prompt], job: Job, stages: AnyStages | None = None
+        self, opened: Sequence[Opened], prompts: Sequence[Prompt], job: Job, stages: AnyStages = NO_STAGES
     ) -> list[tuple[AgentState, Continuation]]:
         """Speaks or thinks, all samples in one batch. Raises ConfigError where a sequence would not fit the window."""
         starts = [one.start for one in opened]
@@ -109,21 +108,20 @@ class Agent:
         turn = Turn(prompt.role, prompt.words, said)
         return AgentState(self.engine.spec, done.token_ids, done.soft_NE, done.cache, turn, prompt.question, opened.received)
 
-    def send(self, state: AgentState, receiver: ModelSpec, stages: AnyStages | None = None) -> Outgoing:
+    def send(self, state: AgentState, receiver: ModelSpec, stages: AnyStages = NO_STAGES) -> Outgoing:
         """Hands over a state."""
-        stages = stages or NoStages()
         with stages("export"):
             parcel = self.strategy.export(state, self.engine, receiver)
         message = self.link.send(parcel, stages)
         held = sum(t.numel() * t.element_size() for t in parcel.tensors.values())
         return Outgoing(message, parcel.card.kind, parcel.card.decision, num_bytes(message), held)
 
-    def record(self, prompt: Prompt, done: Continuation) -> TurnRecord:
+    def record(self, state: AgentState, done: Continuation) -> TurnRecord:
         """What this turn cost."""
         return TurnRecord(
-            role=prompt.role,
+            role=state.turn.role,
             model=self.engine.spec.name,
-            said=self.engine.decode(done.new_ids),
+            said=state.turn.said,
             finish=done.finish,
             cached_tokens=done.cached_tokens,
             prefilled_tokens=done.prefilled_tokens,

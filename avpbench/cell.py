@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import final
 
 from avpbench.agents import Agent, Job, Speak, Think
+from avpbench.checks import one_of, whole
 from avpbench.core import Prompt
 from avpbench.engine.engine import Engine, Speech
 from avpbench.engine.sampling import Sampling, generator
@@ -37,14 +38,12 @@ class Settings:
     batch_size: int
 
     def __post_init__(self) -> None:
-        least = {"chain": 1, "max_new_tokens": 1, "max_agent_tokens": 1, "batch_size": 1, "context": 0, "think_steps": 0}
-        for name, bound in least.items():
-            value = getattr(self, name)
-            if type(value) is not int or value < bound:
-                raise ConfigError(f"{name} must be a whole number >= {bound}, got {value!r}")
-        for name, wanted in (("question", QUESTION_MODES), ("donor", ("self", "other"))):
-            if getattr(self, name) not in wanted:
-                raise ConfigError(f"{name} must be one of {', '.join(wanted)}; got {getattr(self, name)!r}")
+        for name in ("chain", "max_new_tokens", "max_agent_tokens", "batch_size"):
+            whole(name, getattr(self, name), 1)
+        for name in ("context", "think_steps"):
+            whole(name, getattr(self, name), 0)
+        one_of("question", self.question, QUESTION_MODES)
+        one_of("donor", self.donor, ("self", "other"))
 
 
 @final
@@ -62,19 +61,25 @@ class Cell:
     @classmethod
     def build(cls, settings: Settings, task: Task, engines: Sequence[Engine], strategy: Strategy, link: Link, limit: int | None) -> Cell:
         """Raises ConfigError or IncompatibleModels for what cannot run."""
-        if limit is not None and not 1 <= limit <= len(task):
-            raise ConfigError(f"limit must be 1 to {len(task)} (the problems of {task.name}) or null for all, got {limit}")
+        if limit is not None and not (type(limit) is int and 1 <= limit <= len(task)):
+            raise ConfigError(f"limit must be 1 to {len(task)} (the problems of {task.name}) or null for all, got {limit!r}")
         room = engines[0].window - settings.max_new_tokens
         if settings.context > room:
             raise ConfigError(
                 f"context={settings.context} does not fit {engines[0].spec.name}: its window of {engines[0].window} leaves"
                 f" {room} beside max_new_tokens={settings.max_new_tokens}"
             )
-        for sender, receiver in itertools.pairwise(engines):
-            strategy.check(sender.spec, receiver.spec)
         text, count = _context(task, engines[0], settings.context)
         agents = tuple(Agent(engine, strategy, link) for engine in engines)
-        return cls(settings, task, agents, limit or len(task), text, count)
+        cell = cls(settings, task, agents, limit or len(task), text, count)
+        cell.check(strategy)
+        return cell
+
+    def check(self, strategy: Strategy) -> None:
+        """Raises IncompatibleModels, or ConfigError from the link, where a hop of this cell cannot be made that way."""
+        for sender, receiver in itertools.pairwise(self.agents):
+            strategy.check(sender.engine.spec, receiver.engine.spec)
+            receiver.link.check(sender.engine.spec, receiver.engine.spec)
 
     def through(self, strategy: Strategy, link: Link | None = None) -> Cell:
         """The same cell handed over another way."""
@@ -93,11 +98,13 @@ class Cell:
             mine *= s.chain
         return tuple(prompt(self.task.problem(i), s.question, place, s.chain, self.context) for place, i in enumerate(reversed(mine)))
 
-    def jobs(self, indices: Sequence[int], scripts: Sequence[Sequence[tuple[int, ...]]] | None = None) -> tuple[Job, ...]:
-        """One job an agent for these problems; with `scripts`, ids to feed, per problem and agent."""
+    def jobs(
+        self, indices: Sequence[int], scripts: Sequence[Sequence[tuple[int, ...]]] | None = None, agents: int | None = None
+    ) -> tuple[Job, ...]:
+        """One job for each of the first `agents` (default: all), for these problems; `scripts`: ids to feed, per problem and agent."""
         s = self.settings
         jobs: list[Job] = []
-        for place in range(s.chain):
+        for place in range(agents or s.chain):
             last = place == s.chain - 1
             if s.think_steps and not last:
                 jobs.append(Think(s.think_steps))

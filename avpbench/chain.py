@@ -9,7 +9,7 @@ from typing import final
 from avpbench.agents import Agent, Job, Outgoing
 from avpbench.core import AgentState, Prompt
 from avpbench.links.link import Message
-from avpbench.meter import Stages
+from avpbench.meter import NO_STAGES, AnyStages, Stages
 from avpbench.records import HopRecord, TurnRecord
 
 
@@ -45,22 +45,22 @@ def run_chain(agents: Sequence[Agent], prompts: Sequence[Sequence[Prompt]], jobs
     new_ids: list[list[tuple[int, ...]]] = [[] for _ in prompts]
     sent: list[Outgoing] = []
     states: list[AgentState] = []
-    sending: Stages | None = None
+    sending: AnyStages = NO_STAGES
     for place, (agent, job) in enumerate(zip(agents, jobs, strict=True)):
         mine = [sample[place] for sample in prompts]
-        stages = Stages(agent.engine.device) if len(prompts) == 1 else None
+        stages = Stages(agent.engine.device) if len(prompts) == 1 else NO_STAGES
         messages: list[Message | None] = [one.message for one in sent] or [None] * len(prompts)
         opened = [agent.receive(message, prompt, stages) for message, prompt in zip(messages, mine, strict=True)]
         done = agent.act(opened, mine, job, stages)
         for k, out in enumerate(sent):
-            spent = None if stages is None or sending is None else sending.seconds() | stages.seconds()
+            spent = sending.seconds() | stages.seconds() if isinstance(stages, Stages) and isinstance(sending, Stages) else None
             hops[k].append(_hop(out, agents[place - 1].pid, agent.pid, spent))
-        for k, (prompt, (_, continuation)) in enumerate(zip(mine, done, strict=True)):
-            turns[k].append(agent.record(prompt, continuation))
+        for k, (state, continuation) in enumerate(done):
+            turns[k].append(agent.record(state, continuation))
             new_ids[k].append(continuation.new_ids)
         states = [state for state, _ in done]
         if place + 1 < len(agents):
-            sending = None if stages is None else Stages(agent.engine.device)
+            sending = Stages(agent.engine.device) if len(prompts) == 1 else NO_STAGES
             receiver = agents[place + 1].engine.spec
             sent = [agent.send(state, receiver, sending) for state in states]
     return [ChainResult(state, tuple(ids), tuple(t), tuple(h)) for state, ids, t, h in zip(states, new_ids, turns, hops, strict=True)]

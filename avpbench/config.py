@@ -15,7 +15,7 @@ from avpbench import digest
 _HERE = Path(__file__).resolve().parent
 CONF = _HERE / "conf" if (_HERE / "conf").is_dir() else _HERE.parent / "conf"
 # What cannot change a result; all else is hashed.
-_OUTSIDE = ("limit", "tracker", "results", "resume", "gates", "isolate", "max_failures", "max_hours", "study", "experiment")
+_OUTSIDE = ("limit", "tracker", "results", "resume", "gates", "study")
 _PHASES = ("quality", "latency", "fidelity")
 
 

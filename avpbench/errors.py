@@ -1,6 +1,12 @@
 """The errors a user can meet. Each message names what was given, what was wanted and what to do."""
 
 
+def cause(error: BaseException) -> str:
+    """What went wrong below, in a line: the error's kind and the first line of its message."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
 class AvpBenchError(Exception):
     """Root of every error that this package raises on purpose."""
 

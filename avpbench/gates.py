@@ -175,18 +175,19 @@ def _same_bits(a: Tensor, b: Tensor) -> bool:
 
 def sender_unchanged(probe: Probe, agents: Sequence[Agent]) -> Gate:
     """The sender's cache is what it was after a receiver, by reference, went on from it."""
-    before = _fingerprint(probe.state.cache)
+    before = fingerprint(probe.state.cache)
     for agent in agents:
         own = replace(agent, engine=probe.engine, link=Shared())
         message = own.send(probe.state, probe.engine.spec).message
         prompt = Prompt("solver", _WORDS[1], "")
         opened: Opened = own.receive(message, prompt)
         own.act([opened], [prompt], _job(1))
-    changed = _fingerprint(probe.state.cache) != before
+    changed = fingerprint(probe.state.cache) != before
     return Gate("sender_unchanged", not changed, float(changed), 0, "1 where the sender's cache changed")
 
 
-def _fingerprint(cache: KVCache) -> str:
+def fingerprint(cache: KVCache) -> str:
+    """A hash of everything that the cache holds."""
     hasher = xxhash.xxh3_128()
     for t in (*cache.keys_HTD, *cache.values_HTD, cache.positions_T):
         hasher.update(t.cpu().contiguous().view(torch.uint8).numpy().tobytes())

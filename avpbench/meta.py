@@ -19,7 +19,7 @@ import xxhash
 from avpbench import digest
 from avpbench.cell import Cell
 from avpbench.config import Identity
-from avpbench.errors import RecordsError
+from avpbench.errors import RecordsError, cause
 from avpbench.gates import Gate
 from avpbench.progress import say
 from avpbench.prompts import prompt_hash
@@ -53,7 +53,8 @@ def describe(identity: Identity, cell: Cell, gates: Sequence[Gate]) -> dict[str,
         "gates": [asdict(gate) for gate in gates],
         "git": _git(),
         "versions": {name: _version(name) for name in _VERSIONS} | {"python": platform.python_version()},
-        "driver": torch.version.cuda,
+        "cuda": torch.version.cuda,
+        "driver": _driver(),
         "threads": torch.get_num_threads(),
         "host": platform.node(),
         "command": sys.argv,
@@ -61,28 +62,31 @@ def describe(identity: Identity, cell: Cell, gates: Sequence[Gate]) -> dict[str,
     }
 
 
-def admit(folder: Path, about: dict[str, Any], resume: str) -> None:
-    """Lets a run into a folder that may hold records.
+def admit(folder: Path, about: dict[str, Any], resume: str) -> list[dict[str, Any]]:
+    """Lets a run into a folder that may hold records; returns what was resumed although it differed, ever.
 
     `auto`: only where weights, data, dtype, device and code are the same, else RecordsError names which differ.
     `anyway`: goes on and says so. `never`: sets the old records aside.
     """
     path = folder / "meta.json"
-    if not path.exists() or not (folder / "samples.jsonl").exists():
-        return
+    if not any(folder.glob("*.jsonl")):
+        return []
     if resume == "never":
         _set_aside(folder)
-        return
+        return []
     try:
         before = json.loads(path.read_text())
-        old, was = before["identity"], before["cell"]
-    except (ValueError, KeyError) as error:
-        raise RecordsError(f"{path} is not a run's meta.json ({error}); move the folder away, or resume=never sets it aside") from error
+        old, was, mixed = before["identity"], before["cell"], before["resumed_anyway"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RecordsError(
+            f"{folder} holds records, and {path.name} beside them is not a run's ({cause(error)}); move the folder away, or"
+            " resume=never sets them aside"
+        ) from error
     if was != about["cell"]:
         raise RecordsError(f"{folder} holds cell {was}, this run is {about['cell']}; choose another folder with results=DIR")
     changed = [f"{key} ({old.get(key)} then, {value} now)" for key, value in about["identity"].items() if old.get(key) != value]
     if not changed:
-        return
+        return list(mixed)
     what = "; ".join(changed)
     if resume != "anyway":
         raise RecordsError(
@@ -90,7 +94,7 @@ def admit(folder: Path, about: dict[str, Any], resume: str) -> None:
             " resume=anyway goes on and records it"
         )
     say(f"resuming anyway, although this differs: {what}")
-    about["resumed_anyway"] = [*before.get("resumed_anyway", []), {"at": about["began"], "changed": changed}]
+    return [*mixed, {"at": about["began"], "changed": changed}]
 
 
 def _set_aside(folder: Path) -> None:
@@ -113,6 +117,17 @@ def code_hash() -> str:
     for path in sorted(_PACKAGE.rglob("*.py")):
         hasher.update(f"{path.relative_to(_PACKAGE)}".encode() + path.read_bytes())
     return hasher.hexdigest()
+
+
+def _driver() -> str | None:
+    """The NVIDIA driver's version; None without one."""
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+        return str(pynvml.nvmlSystemGetDriverVersion())
+    except pynvml.NVMLError:
+        return None
 
 
 def _git() -> dict[str, str | None]:

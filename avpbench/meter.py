@@ -94,6 +94,7 @@ class NoStages:
 
 
 AnyStages = Stages | NoStages
+NO_STAGES = NoStages()
 
 
 @final

@@ -1,22 +1,19 @@
 """What is written: one line of JSON a sample, durable before the next one starts; the truth of every table.
 
-A folder of records belongs to one run at a time. A line that a crash tore off is cut before the next is written.
+A line that a crash tore off is cut before the next is written.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Literal, final
 
 from avpbench.errors import RecordsError
 
-STATUSES = ("ok", "truncated", "fallback", "oom", "error")
+Status = Literal["ok", "truncated", "fallback", "oom", "error"]
 
 
 @final
@@ -58,7 +55,7 @@ class SampleRecord:
     gold: str
     prediction: str | None
     correct: bool
-    status: str
+    status: Status
     completion: str
     turns: tuple[TurnRecord, ...]
     hops: tuple[HopRecord, ...]
@@ -75,7 +72,7 @@ class SampleRecord:
 @final
 @dataclass(frozen=True, slots=True)
 class LatencyRecord:
-    """One timed repeat. `clock` is host, device or handoff (METRICS.md), or stages, with `stages_s`."""
+    """One timed repeat. `clock` is host, device or handoff (docs/metrics.md), or stages, with `stages_s`; `process` names the process."""
 
     block: int
     order: int
@@ -129,6 +126,14 @@ class Journal:
                 raise RecordsError(f"{self.path}:{number}: not a record ({error}); repair or remove the line") from error
         return rows
 
+    def cut(self, num_lines: int) -> None:
+        """Keeps the first lines, drops the rest."""
+        lines = self.path.read_bytes().splitlines(keepends=True) if self.path.exists() else []
+        if len(lines) > num_lines:
+            with self.path.open("r+b") as file:
+                file.truncate(sum(map(len, lines[:num_lines])))
+                os.fsync(file.fileno())
+
     def append(self, record: Any) -> None:
         """Writes a record as one line and waits until the disk has it. Raises RecordsError where it cannot."""
         line = json.dumps(asdict(record), ensure_ascii=False).encode() + b"\n"
@@ -150,12 +155,16 @@ class Journal:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes a whole file or none: a reader never sees half of it."""
+    """Writes a value as a JSON file, whole or not at all."""
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a whole file or none: a reader never sees half of it. Raises RecordsError where it cannot."""
     fresh = path.with_suffix(path.suffix + ".new")
     try:
         with fresh.open("w", encoding="utf-8") as file:
-            json.dump(value, file, indent=1, ensure_ascii=False)
-            file.write("\n")
+            file.write(text)
             file.flush()
             os.fsync(file.fileno())
         os.replace(fresh, path)
@@ -163,69 +172,6 @@ def write_json(path: Path, value: Any) -> None:
         raise RecordsError(f"cannot write {path}: {error.strerror}; choose another folder with results=DIR") from error
 
 
-@contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """Makes the folder and holds it for this process. Raises RecordsError, naming the holder, where another runs in it.
-
-    A lock that a dead process of this machine left behind is taken over.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = folder / "lock"
-        _take(lock)
-    except OSError as error:
-        raise RecordsError(f"cannot write to {folder}: {error.strerror}; choose another folder with results=DIR") from error
-    try:
-        yield
-    finally:
-        lock.unlink(missing_ok=True)
-
-
-def _take(lock: Path) -> None:
-    mine = json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "started": _started(os.getpid())})
-    ticket = lock.with_name(f"lock.{socket.gethostname()}.{os.getpid()}")
-    ticket.write_text(mine)
-    try:
-        for _ in range(3):
-            try:
-                os.link(ticket, lock)  # atomic on NFS too: it fails where the lock exists
-                return
-            except FileExistsError:
-                holder = _holder(lock)
-                if holder is not None:
-                    raise RecordsError(
-                        f"{lock.parent} is in use by process {holder['pid']} on {holder['host']}; wait for it, or stop it"
-                        " and run the same command again"
-                    ) from None
-                lock.unlink(missing_ok=True)
-        raise RecordsError(f"{lock} changes hands; run the same command again")
-    finally:
-        ticket.unlink(missing_ok=True)
-
-
-def _holder(lock: Path) -> dict[str, Any] | None:
-    """Who holds the lock, or None where a dead process of this machine left it."""
-    try:
-        holder: dict[str, Any] = json.loads(lock.read_text())
-    except FileNotFoundError:
-        return None
-    if holder["host"] == socket.gethostname() and _started(holder["pid"]) != holder["started"]:
-        return None
-    return holder
-
-
-def _started(pid: int) -> str | None:
-    """When the process began, so that a number used again is not taken for the process; None where it is gone."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19]
-    except FileNotFoundError:
-        pass
-    except ProcessLookupError:
-        return None
-    if Path("/proc/self").exists():
-        return None
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return None
-    return "running"
+def read_samples(folder: Path) -> list[SampleRecord]:
+    """The records of a run's folder, in the order written."""
+    return [SampleRecord.from_json(row) for row in Journal(folder / "samples.jsonl").read()]

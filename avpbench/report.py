@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from hydra.core.utils import JobReturn
-from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
@@ -39,7 +36,7 @@ _NOTE = (
 )
 
 
-def cells(summary: dict[str, Any]) -> dict[str, str]:
+def columns(summary: dict[str, Any]) -> dict[str, str]:
     """A summary as labelled text."""
     accuracy, interval = "-", "-"
     if summary["accuracy"] is not None:
@@ -66,7 +63,7 @@ def cells(summary: dict[str, Any]) -> dict[str, str]:
 
 def tables(summaries: Sequence[dict[str, Any]], title: str) -> list[Table]:
     """A row a summary; on a terminal too narrow for that, a column a summary. What is the same in all goes into the title."""
-    rows = [cells(s) for s in summaries]
+    rows = [columns(s) for s in summaries]
     same = {k: v for k, v in rows[0].items() if k in ("model", "chain", "context") and all(r[k] == v for r in rows)}
     rows = [{k: v for k, v in row.items() if k not in same} for row in rows]
     title = ", ".join([title, *(f"{k} {v}" for k, v in same.items())])
@@ -98,21 +95,17 @@ def show_tables(summaries: Sequence[dict[str, Any]], title: str) -> None:
     console.print(_NOTE, style="dim", markup=False)
 
 
-class Comparison(Callback):  # type: ignore[misc]  # hydra is untyped
-    """Hydra's callback: gathers the jobs of a multirun, prints one table of them and one of those that failed."""
+def stages_text(summary: dict[str, Any]) -> str | None:
+    """Where the hand-off's time went, and the share of its total that no stage explains."""
+    if summary["stages_s"] is None:
+        return None
+    parts = ", ".join(f"{name} {1000 * seconds:.2f}" for name, seconds in summary["stages_s"].items())
+    return f"stages (ms, repeats of their own): {parts}; residual {summary['stages_residual']:.1%}"
 
-    def __init__(self) -> None:
-        self._summaries: list[dict[str, Any]] = []
-        self._failed: list[tuple[str, str]] = []
 
-    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
-        if job_return.status.name == "COMPLETED" and job_return._return_value is not None:
-            self._summaries.append(job_return._return_value)
-        else:
-            self._failed.append((" ".join(job_return.overrides or ()), str(job_return._return_value)))
-
-    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        if self._summaries:
-            show_tables(self._summaries, "comparison")
-        for overrides, error in self._failed:
-            console.print(f"failed: {overrides}: {error}", markup=False, style="red")
+def show_comparison(done: Sequence[dict[str, Any]], failed: Sequence[str]) -> None:
+    """One table of a multirun's cells, and a line for each that failed."""
+    if done:
+        show_tables(done, "comparison")
+    for line in failed:
+        console.print(f"failed: {line}", markup=False, style="red")

@@ -1,16 +1,10 @@
-"""One run: resolve, refuse, load, gate, measure, sum up. Also the Python API.
-
-from avpbench import run
-summary = run("strategy=text", "chain=2", "limit=20")
-"""
+"""One run: refuse, load, gate, measure, sum up."""
 
 from __future__ import annotations
 
 import json
 import logging
-import signal
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,22 +14,22 @@ from omegaconf import DictConfig, OmegaConf
 
 from avpbench import meta
 from avpbench.build import build
-from avpbench.cell import Cell, Settings
+from avpbench.cell import Cell
 from avpbench.config import Identity, identify
-from avpbench.engine.engine import Engine
-from avpbench.engine.load import Source, load, locate, resolve_device, resolve_dtype
-from avpbench.engine.sampling import Sampling
-from avpbench.errors import ConfigError, NotFound
+from avpbench.errors import OutOfMemory
 from avpbench.gates import Gate, check, require
+from avpbench.lock import held
 from avpbench.meter import memory, reset_peak
 from avpbench.phases import fidelity, latency, quality
 from avpbench.progress import say
-from avpbench.prompts import roles
-from avpbench.records import FidelityRecord, Journal, LatencyRecord, SampleRecord, held, write_json
-from avpbench.report import show_tables
-from avpbench.strategies.strategy import Strategy
+from avpbench.records import FidelityRecord, Journal, LatencyRecord, SampleRecord, read_samples, write_json, write_text
+from avpbench.report import show_tables, stages_text
+from avpbench.setup import Plan, cell_of, plan
+from avpbench.stop import stop_requested
 from avpbench.summary import summarize
-from avpbench.tasks.task import Task
+from avpbench.trackers.tracker import Tracker
+
+_MEMORY = ("peak_device_bytes", "peak_device_bytes_above_weights", "peak_reserved_bytes", "nvml_process_bytes", "peak_rss_bytes")
 
 
 def execute(cfg: DictConfig) -> dict[str, Any]:
@@ -44,16 +38,13 @@ def execute(cfg: DictConfig) -> dict[str, Any]:
     Raises AvpBenchError for what cannot run, KeyboardInterrupt after Ctrl-C: what was done is kept, and the same
     command goes on from there.
     """
-    chosen = settings(cfg)
-    strategy: Strategy = build(cfg.strategy)
-    _refuse(cfg, chosen, strategy)
+    wanted = plan(cfg)
     identity = identify(cfg)
     folder = Path(cfg.results) / identity.study / identity.folder
-    say(f"avpbench: {identity.folder}")
-    task, engines = _load(cfg, chosen)
-    cell = Cell.build(chosen, task, engines, strategy, build(cfg.link), cfg.limit)
-    with held(folder), _logged(folder), _stop_requested() as stopping:
-        return _Run(cfg, identity, folder, cell, strategy).go(stopping)
+    say(f"cell: {identity.folder}")
+    cell = cell_of(cfg, wanted)
+    with held(folder), _logged(folder), stop_requested() as check_stop:
+        return _Run(cfg, identity, folder, cell, wanted).go(check_stop)
 
 
 @final
@@ -63,79 +54,87 @@ class _Run:
     identity: Identity
     folder: Path
     cell: Cell
-    strategy: Strategy
+    wanted: Plan
 
-    def go(self, stopping: Callable[[], bool]) -> dict[str, Any]:
+    def go(self, check_stop: Callable[[], None]) -> dict[str, Any]:
         cfg, cell, folder = self.cfg, self.cell, self.folder
         gates = self._gates()
         about = meta.describe(self.identity, cell, gates)
-        meta.admit(folder, about, cfg.resume)
-        config = OmegaConf.to_container(cfg, resolve=True)
-        assert isinstance(config, dict)
+        about["resumed_anyway"] = meta.admit(folder, about, cfg.resume)
+        config: Any = OmegaConf.to_container(cfg, resolve=True)
         write_json(folder / "meta.json", about | {"config": config})
-        (folder / "config.yaml").write_text(OmegaConf.to_yaml(cfg, resolve=True))
-        device = cell.agents[0].engine.device
-        weights_bytes = reset_peak(device)
-        tracker = build(cfg.tracker)
-        tracker.start(folder, config, about)
+        write_text(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
+        tracker: Tracker = build(cfg.tracker)
+        tracker.start(folder, config, about, read_samples(folder))
         samples: list[SampleRecord] = []
         summary = None
         try:
-            if cfg.quality.enabled:
-                quality.run(cell, Journal(folder / "samples.jsonl"), tracker.sample, stopping)
-            hops = cell.settings.chain > 1
-            if cfg.latency.enabled and hops:
-                latency.run(cell, self._rivals(), self._timing(), Journal(folder / "latency.jsonl"), stopping)
-            if cfg.fidelity.enabled and hops:
-                fidelity.run(cell, Journal(folder / "fidelity.jsonl"), stopping)
-            samples = read_samples(folder)[: cell.num_samples]
-            summary = self._summary(samples, weights_bytes)
+            peak = self._quality(tracker, check_stop)
+            self._last_hop(check_stop)
+            samples = self._samples()
+            summary = self._summary(samples, peak)
             write_json(folder / "summary.json", summary)
         except KeyboardInterrupt:
-            count = len(read_samples(folder))
+            count = len(self._samples())
             say(f"stopped; {count} of {cell.num_samples} samples are kept in {folder}. The same command goes on from there.")
             raise
         finally:
             tracker.finish(folder, samples, summary)
-        show_tables([summary], self.identity.folder)
-        for note in about["notes"]:
-            say(f"note: {note}")
-        say(f"records: {folder}")
+        self._tell(summary, samples, about["notes"])
         return summary
 
     def _gates(self) -> list[Gate]:
         if self.cfg.gates == "off":
             return []
-        if self.cfg.gates not in ("fast", "full"):
-            raise ConfigError(f"gates must be fast, full or off; got {self.cfg.gates!r}")
-        gates = [
-            gate
-            for engine in dict.fromkeys(a.engine for a in self.cell.agents)
-            for gate in check(engine, self.cell.agents, self.cfg.gates == "full")
-        ]
-        if any(not gate.passed for gate in gates):
+        agents = self.cell.agents
+        gates = [gate for engine in dict.fromkeys(a.engine for a in agents) for gate in check(engine, agents, self.cfg.gates == "full")]
+        if not all(gate.passed for gate in gates):
             write_json(self.folder / "gates.json", [asdict(gate) for gate in gates])
         require(gates)
         return gates
 
-    def _rivals(self) -> list[Strategy]:
-        """This strategy, then those it is timed against, each once."""
-        from avpbench.config import strategy_config
+    def _quality(self, tracker: Tracker, check_stop: Callable[[], None]) -> dict[str, int | None]:
+        """Runs the quality phase; returns its memory peaks, those of an earlier session where nothing was left to do."""
+        device = self.cell.agents[0].engine.device
+        weights_bytes = reset_peak(device)
+        fresh = 0
+        if self.cfg.quality.enabled:
+            for record in quality.run(self.cell, Journal(self.folder / "samples.jsonl"), check_stop):
+                tracker.sample(record)
+                fresh += 1
+        earlier = self.folder / "summary.json"
+        if not fresh and earlier.exists():
+            before = json.loads(earlier.read_text())
+            return {key: before.get(key) for key in _MEMORY}
+        m = memory(device)
+        above = None if m.allocated_bytes is None else m.allocated_bytes - weights_bytes
+        return dict(zip(_MEMORY, (m.allocated_bytes, above, m.reserved_bytes, m.nvml_process_bytes, m.peak_rss_bytes), strict=True))
 
-        rivals = [build(strategy_config(name)) for name in self.cfg.latency.against]
-        return list({s.kind: s for s in (*reversed(rivals), self.strategy)}.values())[::-1]
+    def _last_hop(self, check_stop: Callable[[], None]) -> None:
+        """The phases that look at the last hop; a chain of one has none."""
+        if self.cell.settings.chain == 1:
+            return
+        if self.cfg.latency.enabled:
+            strategies = [self.wanted.strategy, *self.wanted.rivals]
+            try:
+                latency.run(self.cell, strategies, self.wanted.timing, Journal(self.folder / "latency.jsonl"), check_stop)
+            except OutOfMemory as error:
+                say(f"latency: the device cannot hold the last hop ({error}); the run goes on without the blocks that are left")
+        if self.cfg.fidelity.enabled:
+            fidelity.run(self.cell, Journal(self.folder / "fidelity.jsonl"), check_stop)
 
-    def _timing(self) -> latency.Timing:
-        c = self.cfg.latency
-        return latency.Timing(c.repeats, c.warmup, c.new_tokens, c.prefix_tokens, aa=self.cfg.gates == "full")
+    def _ids(self) -> set[str]:
+        return {self.cell.task.problem(i).id for i in range(self.cell.num_samples)}
 
-    def _summary(self, samples: Sequence[SampleRecord], weights_bytes: int) -> dict[str, Any]:
-        read = {name: Journal(self.folder / f"{name}.jsonl").read() for name in ("latency", "fidelity")}
-        own = summarize(
-            samples, [LatencyRecord(**r) for r in read["latency"]], [FidelityRecord(**r) for r in read["fidelity"]], self.strategy.kind
-        )
-        peak = memory(self.cell.agents[0].engine.device)
-        cell, c = self.cell, self.cell.settings
+    def _samples(self) -> list[SampleRecord]:
+        """The samples of this run's limit; the folder may hold more, of a larger one."""
+        ids = self._ids()
+        return [sample for sample in read_samples(self.folder) if sample.sample_id in ids]
+
+    def _summary(self, samples: list[SampleRecord], peak: dict[str, int | None]) -> dict[str, Any]:
+        rows = {name: Journal(self.folder / f"{name}.jsonl").read() for name in ("latency", "fidelity")}
+        ids, cell = self._ids(), self.cell
+        scored = [f for f in (FidelityRecord(**row) for row in rows["fidelity"]) if f.sample_id in ids]
         return {
             "cell": self.identity.hash,
             "model": cell.agents[0].engine.spec.name,
@@ -144,101 +143,29 @@ class _Run:
             "controller": None,
             "codec": None,
             "budget_bits": None,
-            "chain": c.chain,
+            "chain": cell.settings.chain,
             "context_tokens": cell.context_tokens,
-            **own,
-            "peak_device_bytes": peak.allocated_bytes,
-            "peak_device_bytes_above_weights": None if peak.allocated_bytes is None else peak.allocated_bytes - weights_bytes,
-            "peak_reserved_bytes": peak.reserved_bytes,
-            "nvml_process_bytes": peak.nvml_process_bytes,
-            "peak_rss_bytes": peak.peak_rss_bytes,
+            **summarize(samples, [LatencyRecord(**row) for row in rows["latency"]], scored, self.wanted.strategy.kind),
+            **peak,
         }
 
-
-def read_samples(folder: Path) -> list[SampleRecord]:
-    """The records of a run's folder, in the order written."""
-    return [SampleRecord.from_json(row) for row in Journal(folder / "samples.jsonl").read()]
-
-
-def settings(cfg: DictConfig) -> Settings:
-    """What the config says of the chain. Raises ConfigError."""
-    return Settings(
-        chain=cfg.chain,
-        context=cfg.context,
-        question=cfg.question,
-        think_steps=cfg.think_steps,
-        donor=cfg.donor,
-        seed=cfg.seed,
-        sampling=Sampling(cfg.temperature, cfg.top_p),
-        max_new_tokens=cfg.max_new_tokens,
-        max_agent_tokens=cfg.max_agent_tokens,
-        batch_size=cfg.batch_size,
-    )
-
-
-def _refuse(cfg: DictConfig, settings: Settings, strategy: Strategy) -> None:
-    """Raises ConfigError for a combination that cannot run, before anything is loaded."""
-    if settings.think_steps and settings.chain > 1 and not strategy.thinks:
-        raise ConfigError(
-            f"strategy={strategy.kind} hands over words, and agents that think (think_steps={settings.think_steps}) say none;"
-            " set think_steps=0, or choose strategy=raw or reprefill"
-        )
-    if cfg.resume not in ("auto", "anyway", "never"):
-        raise ConfigError(f"resume must be auto, anyway or never; got {cfg.resume!r}")
-    if cfg.link._target_.endswith("Shared") and (cfg.receiver or any(cfg.roles.values())):
-        raise ConfigError("link=shared hands over by reference within one model; use link=direct between models")
-
-
-def source(model: DictConfig) -> Source:
-    """Where a model's config says to look."""
-    shape = None if model.shape is None else json.dumps(OmegaConf.to_container(model.shape, resolve=True), sort_keys=True)
-    return Source(
-        name=model.name, repo=model.repo, revision=model.revision, path=model.path, zoo=model.zoo, load=model.load,
-        tokenizer=model.tokenizer, shape=shape, seed=model.seed,
-    )  # fmt: skip
-
-
-def _load(cfg: DictConfig, settings: Settings) -> tuple[Task, list[Engine]]:
-    """Looks up data and models, reports all that is missing at once, then loads."""
-    from avpbench.config import model_config
-
-    names = {role: cfg.roles[role] for role in cfg.roles}
-    sources = []
-    for place, role in enumerate(roles(settings.chain)):
-        other = names[role] or (cfg.receiver if place % 2 else None)
-        sources.append(source(model_config(other) if other else cfg.model))
-    missing = []
-    task: Task | None = None
-    try:
-        task = build(cfg.task)
-    except NotFound as error:
-        missing.append(str(error))
-    for one in dict.fromkeys(sources):
-        try:
-            locate(one)
-        except NotFound as error:
-            missing.append(str(error))
-    if missing:
-        raise NotFound("\n".join(missing))
-    assert task is not None
-    device = resolve_device(cfg.device)
-    dtype = resolve_dtype(cfg.dtype, device)
-    began = time.monotonic()
-    engines = [load(one, device, dtype) for one in sources]
-    first = engines[0]
-    say(
-        f"model: {first.spec.name} on {device}, {first.spec.dtype}, {first.weight_bytes / 2**20:.1f} MiB"
-        f" ({time.monotonic() - began:.1f} s); task: {task.name}, {len(task)} problems"
-    )
-    for note in dict.fromkeys(note for engine in engines for note in engine.notes):
-        say(f"note: {note}")
-    return task, engines
+    def _tell(self, summary: dict[str, Any], samples: list[SampleRecord], notes: list[str]) -> None:
+        show_tables([summary], self.identity.folder)
+        if stages := stages_text(summary):
+            say(stages)
+        failed = [s for s in samples if s.status in ("oom", "error")]
+        if failed:
+            say(f"{len(failed)} of {len(samples)} samples failed and count as wrong; the first: {failed[0].sample_id}: {failed[0].error}")
+            say(f"tracebacks: {self.folder / 'log.txt'}")
+        for note in notes:
+            say(f"note: {note}")
+        say(f"records: {self.folder}")
 
 
 @contextmanager
 def _logged(folder: Path) -> Iterator[None]:
     """Warnings and tracebacks of the run go to its log.txt as well."""
-    handler = logging.FileHandler(folder / "log.txt", delay=False)
+    handler = logging.FileHandler(folder / "log.txt")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root = logging.getLogger("avpbench")
     root.addHandler(handler)
@@ -247,33 +174,3 @@ def _logged(folder: Path) -> Iterator[None]:
     finally:
         root.removeHandler(handler)
         handler.close()
-
-
-@contextmanager
-def _stop_requested() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C asks to stop after the current block; a second one stops at once."""
-    asked = False
-
-    def ask(_signal: int, _frame: object) -> None:
-        nonlocal asked
-        if asked:
-            raise KeyboardInterrupt
-        asked = True
-        say("stopping after the current block; Ctrl-C again stops at once")
-
-    try:
-        before = signal.signal(signal.SIGINT, ask)
-    except ValueError:  # not the main thread: whoever owns it decides
-        yield lambda: False
-        return
-    try:
-        yield lambda: asked
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def run(*overrides: str) -> dict[str, Any]:
-    """Runs one cell from Python, e.g. in a notebook. Same overrides, defaults and records as the command line."""
-    from avpbench.config import compose
-
-    return execute(compose(overrides))

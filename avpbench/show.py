@@ -9,7 +9,7 @@ from avpbench.config import compose, identify
 from avpbench.engine.load import tokenizer_of
 from avpbench.progress import say
 from avpbench.prompts import ChatTemplate, fill, prompt, roles
-from avpbench.runner import source
+from avpbench.setup import source
 
 
 def show(words: Sequence[str]) -> None:

@@ -45,6 +45,8 @@ def _times(latency: Sequence[LatencyRecord], strategy: str) -> dict[str, Any]:
     own = {c: [r.seconds for r in latency if (r.strategy, r.clock, r.aa) == (strategy, c, False)] for c in ("host", "device", "handoff")}
     reference = {c: [r.seconds for r in latency if (r.strategy, r.clock, r.aa) == (REFERENCE, c, False)] for c in own}
     aa = aa_interval(latency, strategy)
+    staged = [(r.stages_s, r.seconds) for r in latency if r.strategy == strategy and r.stages_s and not r.aa]
+    stages = {name: sum(s[name] for s, _ in staged) / len(staged) for name in staged[0][0]} if staged else None
     return {
         "ttft_host_s": mean(own["host"]),
         "ttft_device_s": mean(own["device"]),
@@ -53,6 +55,8 @@ def _times(latency: Sequence[LatencyRecord], strategy: str) -> dict[str, Any]:
         "reference_ttft_device_s": mean(reference["device"]),
         "ttft_host_speedup": speedup(latency, strategy, "host"),
         "ttft_device_speedup": speedup(latency, strategy, "device"),
+        "stages_s": stages,
+        "stages_residual": 1 - sum(stages.values()) / (sum(t for _, t in staged) / len(staged)) if stages else None,
         "num_blocks": len(own["host"]),
         "prefix_tokens": mean(r.prefix_tokens for r in latency if r.strategy == strategy),
         "new_tokens": mean(r.new_tokens for r in latency if r.strategy == strategy),

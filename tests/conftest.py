@@ -9,12 +9,19 @@ import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
 
+from avpbench.build import build
+from avpbench.cell import Cell, Settings
+from avpbench.config import strategy_config
 from avpbench.core import Prompt
 from avpbench.engine.engine import Engine
 from avpbench.engine.load import Source, load
+from avpbench.engine.sampling import Sampling
+from avpbench.links.direct import Direct
+from avpbench.tasks.wordmath import Wordmath
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 CPU = torch.device("cpu")
+TASK = Wordmath(200, "standard", 0)
 torch.set_num_threads(min(4, torch.get_num_threads()))
 
 
@@ -68,5 +75,22 @@ def _fresh_hydra() -> None:
     GlobalHydra.instance().clear()
 
 
+def no_stop() -> None:
+    """Nobody asked to stop."""
+
+
 def told(words: str, role: str = "solver") -> Prompt:
     return Prompt(role, words, f"Question: {words}\n")
+
+
+def settings(**changes: object) -> Settings:
+    base: dict[str, object] = {
+        "chain": 3, "context": 0, "question": "first", "think_steps": 0, "donor": "self", "seed": 0, "sampling": Sampling(),
+        "max_new_tokens": 12, "max_agent_tokens": 9, "batch_size": 4,
+    }  # fmt: skip
+    return Settings(**(base | changes))  # type: ignore[arg-type]
+
+
+def cell(engine: Engine, strategy: str = "raw", limit: int | None = 8, **changes: object) -> Cell:
+    chosen = settings(**changes)
+    return Cell.build(chosen, TASK, [engine] * chosen.chain, build(strategy_config(strategy)), Direct(), limit)

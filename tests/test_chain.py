@@ -5,35 +5,17 @@ from __future__ import annotations
 import os
 
 import pytest
-from conftest import told
+from conftest import TASK, cell, settings, told
 
-from avpbench.build import build
-from avpbench.cell import Cell, Settings
+from avpbench.cell import Cell
 from avpbench.chain import ChainResult, run_chain
-from avpbench.config import CONF, strategy_config
+from avpbench.config import CONF
 from avpbench.engine.engine import Engine
-from avpbench.engine.sampling import Sampling
 from avpbench.errors import ConfigError
-from avpbench.links.direct import Direct
 from avpbench.links.shared import Shared
 from avpbench.strategies.raw import Raw
-from avpbench.tasks.wordmath import Wordmath
 
-TASK = Wordmath(200, "standard", 0)
 STRATEGIES = sorted(p.stem for p in (CONF / "strategy").glob("*.yaml"))
-
-
-def settings(**changes: object) -> Settings:
-    base: dict[str, object] = {
-        "chain": 3, "context": 0, "question": "first", "think_steps": 0, "donor": "self", "seed": 0, "sampling": Sampling(),
-        "max_new_tokens": 12, "max_agent_tokens": 9, "batch_size": 4,
-    }  # fmt: skip
-    return Settings(**(base | changes))  # type: ignore[arg-type]
-
-
-def cell(engine: Engine, strategy: str = "raw", limit: int | None = 8, **changes: object) -> Cell:
-    chosen = settings(**changes)
-    return Cell.build(chosen, TASK, [engine] * chosen.chain, build(strategy_config(strategy)), Direct(), limit)
 
 
 def go(one: Cell, indices: list[int]) -> list[ChainResult]:
@@ -78,7 +60,7 @@ def test_one_sample_has_stages(tiny: Engine) -> None:
     hops = go(cell(tiny), [0])[0].hops
     for hop in hops:
         assert hop.stages_s is not None
-        assert set(hop.stages_s) == {"export", "encode", "decode", "inject", "prefill", "first_token", "generate"}
+        assert set(hop.stages_s) == {"export", "encode", "transfer", "decode", "inject", "prefill", "first_token", "generate"}
         assert all(seconds >= 0 for seconds in hop.stages_s.values())
 
 

@@ -83,7 +83,7 @@ def test_a_multirun_compares_its_cells(tmp_path: Path) -> None:
     assert "blank" in comparison
     assert "raw" in comparison
     assert "speed-up" in comparison
-    assert done.stdout.count("s); task:") == 4
+    assert done.stdout.count("task: wordmath") == 4
     assert {p.name for p in tmp_path.iterdir()} <= {"adhoc", ".multirun"}
 
 

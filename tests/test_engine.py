@@ -12,6 +12,7 @@ from avpbench.core import LATENT, KVCache, Prefix
 from avpbench.engine.batch import Start
 from avpbench.engine.engine import Continuation, Engine, Speech
 from avpbench.engine.load import Source, load, resolve_device, resolve_dtype
+from avpbench.engine.realign import Realign
 from avpbench.engine.sampling import Sampling, generator
 from avpbench.errors import ConfigError, IncompatibleModels, NotFound, OutOfMemory
 from avpbench.gates import floor
@@ -191,7 +192,7 @@ def test_untied_realignment_solves_the_least_squares() -> None:
     engine = dummy("qwen2", seed=5)
     engine.model.get_output_embeddings().weight.data.copy_(engine.model.get_input_embeddings().weight.data)
     h = torch.randn(3, 48)
-    realigned = engine._realign(h, torch.zeros(3, 1000))
+    realigned = Realign(engine.model, len(engine.tokenizer))(h, torch.zeros(3, 1000))
     direction = torch.nn.functional.normalize(realigned, dim=-1)
     torch.testing.assert_close(direction, torch.nn.functional.normalize(h, dim=-1), atol=1e-3, rtol=1e-3)
     load.cache_clear()

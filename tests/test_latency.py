@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from test_chain import cell
+from conftest import cell, no_stop
 
 from avpbench.build import build
 from avpbench.config import strategy_config
@@ -27,7 +28,7 @@ def record(block: int, strategy: str, seconds: float, clock: str = "host", aa: b
 def timed(engine: Engine, tmp_path: Path, names: tuple[str, ...] = ("raw", "reprefill", "text"), **changes: object) -> list[LatencyRecord]:
     timing = Timing(**({"repeats": 3, "warmup": 1, "new_tokens": 16, "prefix_tokens": None, "aa": False} | changes))  # type: ignore[arg-type]
     journal = Journal(tmp_path / "latency.jsonl")
-    latency.run(cell(engine, limit=2), [build(strategy_config(n)) for n in names], timing, journal, lambda: False)
+    latency.run(cell(engine, limit=2), [build(strategy_config(n)) for n in names], timing, journal, no_stop)
     return [LatencyRecord(**row) for row in journal.read()]
 
 
@@ -49,7 +50,7 @@ def test_stages_are_parts_of_their_total(tiny: Engine, tmp_path: Path) -> None:
     for r in timed(tiny, tmp_path, ("raw",)):
         if r.clock == "stages":
             assert r.stages_s is not None
-            assert list(r.stages_s) == ["export", "encode", "decode", "inject", "prefill", "first_token", "generate"]
+            assert list(r.stages_s) == ["export", "encode", "transfer", "decode", "inject", "prefill", "first_token", "generate"]
             assert 0.5 * r.seconds < sum(r.stages_s.values()) <= r.seconds
         else:
             assert r.stages_s is None
@@ -59,14 +60,13 @@ def test_raw_and_reprefill_are_timed_on_the_same_tokens(tiny: Engine, tmp_path: 
     rows = timed(tiny, tmp_path, ("raw", "reprefill"), prefix_tokens=100, new_tokens=7)
     assert {(r.prefix_tokens, r.new_tokens) for r in rows} == {(100, 7)}
     one = cell(tiny, limit=2)
-    raw, again = (latency.last_hop(one, s, 1, None) for s in (Raw(), Reprefill()))
+    raw, again = latency.last_hops(one, [Raw(), Reprefill()], 1, None)
     assert raw.state.token_ids == again.state.token_ids
 
 
 def test_text_is_replayed_through_its_own_hops(tiny: Engine) -> None:
     one = cell(tiny, limit=2)
-    hop = latency.last_hop(one, build(strategy_config("text")), 0, None)
-    raw = latency.last_hop(one, Raw(), 0, None)
+    hop, raw = latency.last_hops(one, [build(strategy_config("text")), Raw()], 0, None)
     assert hop.state.turn.said == raw.state.turn.said
     assert hop.state.received is not None
     assert hop.state.received.card.kind == "text"
@@ -78,6 +78,15 @@ def test_blocks_that_are_there_are_not_repeated(tiny: Engine, tmp_path: Path) ->
     assert both[: len(first)] == first
     assert {r.block for r in both} == {0, 1, 2}
     assert timed(tiny, tmp_path, ("raw", "reprefill"), repeats=3) == both
+
+
+def test_what_a_crash_left_of_a_block_is_timed_again(tiny: Engine, tmp_path: Path) -> None:
+    timed(tiny, tmp_path, ("raw", "reprefill"), repeats=2)
+    path = tmp_path / "latency.jsonl"
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-3]))
+    rows = timed(tiny, tmp_path, ("raw", "reprefill"), repeats=2)
+    assert len(rows) == 2 * 2 * 4
+    assert len({(r.block, r.strategy, r.clock) for r in rows}) == len(rows)
 
 
 def test_aa_runs_a_strategy_twice(tiny: Engine, tmp_path: Path) -> None:
@@ -106,8 +115,16 @@ def test_an_unsound_aa_withholds_the_speedup_and_nothing_else() -> None:
     assert speedup(sound, "raw", "host") == pytest.approx(2.0)
     assert speedup(unsound, "raw", "host") is None
     summary = summarize([], unsound, [], "raw")
+    assert summary["stages_s"] is None
     assert summary["ttft_host_s"] == pytest.approx(1.0)
     assert summary["reference_ttft_host_s"] == pytest.approx(2.0)
+
+
+def test_stages_are_means_and_the_residual_is_told() -> None:
+    rows = [replace(record(b, "raw", 10.0, "stages"), stages_s={"decode": 4.0, "prefill": 5.0 + b}) for b in (0, 1)]
+    summary = summarize([], rows, [], "raw")
+    assert summary["stages_s"] == {"decode": 4.0, "prefill": 5.5}
+    assert summary["stages_residual"] == pytest.approx(1 - 9.5 / 10)
 
 
 def test_wilson_agrees_with_a_worked_example() -> None:

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from avpbench.errors import RecordsError
-from avpbench.records import HopRecord, Journal, SampleRecord, TurnRecord, held, write_json
+from avpbench.lock import held
+from avpbench.records import HopRecord, Journal, SampleRecord, TurnRecord, write_json
 
 
 @dataclass
@@ -46,6 +47,17 @@ def test_a_broken_line_in_the_middle_is_named(tmp_path: Path) -> None:
     path.write_text('{"n": 1}\nnot json\n{"n": 2}\n')
     with pytest.raises(RecordsError, match=r"x\.jsonl:2"):
         Journal(path).read()
+
+
+def test_lines_beyond_are_cut(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "x.jsonl")
+    journal.cut(3)
+    for n in range(5):
+        journal.append(Row(n))
+    journal.cut(7)
+    assert len(journal.read()) == 5
+    journal.cut(2)
+    assert [row["n"] for row in journal.read()] == [0, 1]
 
 
 def test_a_full_disk_keeps_every_earlier_line(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from avpbench.engine.engine import Engine
 from avpbench.errors import ConfigError, GateFailed, NotFound, OutOfMemory, RecordsError
 from avpbench.gates import Gate
 from avpbench.phases import quality
-from avpbench.runner import read_samples
+from avpbench.records import read_samples
 
 FAST = ("tracker=console", "latency=off", "chain=2", "max_agent_tokens=12", "max_new_tokens=16", "batch_size=4")
 
@@ -204,13 +204,16 @@ def test_a_failed_gate_stops_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_impossible_combinations_load_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from avpbench import runner
+    from avpbench import setup
 
-    monkeypatch.setattr(runner, "load", lambda *args: pytest.fail("loaded"))
+    monkeypatch.setattr(setup, "load", lambda *args: pytest.fail("loaded"))
     for words, message in (
         (("strategy=text", "think_steps=3"), "hands over words"),
         (("chain=0",), "chain must be"),
         (("temperature=-1",), "temperature must be"),
+        (("temperature=warm",), "temperature must be"),
+        (("latency.repeats=0",), "latency.repeats must be"),
+        (("gates=some",), "gates must be"),
         (("resume=sometimes",), "resume must be"),
     ):
         with pytest.raises(ConfigError, match=message):

@@ -17,7 +17,7 @@ from avpbench.engine.batch import Start
 from avpbench.engine.engine import Engine, Speech
 from avpbench.engine.sampling import Sampling, generator
 from avpbench.errors import IncompatibleModels, WireError
-from avpbench.gates import Probe, _fingerprint
+from avpbench.gates import Probe, fingerprint
 from avpbench.links.direct import Direct
 from avpbench.links.shared import Shared
 from avpbench.prompts import as_json
@@ -70,11 +70,11 @@ def test_a_receiver_goes_on_from_bytes(strategy: Strategy, engine: Engine) -> No
 
 def test_export_is_deterministic_and_changes_nothing(strategy: Strategy, engine: Engine) -> None:
     state = state_of(engine, strategy, hops=2)
-    before = _fingerprint(state.cache)
+    before = fingerprint(state.cache)
     first, second = (bytes(wire.encode(strategy.export(state, engine, engine.spec))) for _ in range(2))
     assert first == second
     through_bytes(strategy, state, engine)
-    assert _fingerprint(state.cache) == before
+    assert fingerprint(state.cache) == before
 
 
 def test_bytes_and_reference_say_the_same(strategy: Strategy, engine: Engine) -> None:
@@ -92,9 +92,8 @@ def test_a_parcel_of_another_kind_is_refused(strategy: Strategy, tiny: Engine) -
         strategy.inject(Parcel(replace(parcel.card, kind="other"), parcel.tensors), tiny)
 
 
+@pytest.mark.parametrize("strategy", [s for s in NAMES if build(strategy_config(s)).thinks], indirect=True)
 def test_thinkers_hand_over_thoughts(strategy: Strategy, engine: Engine) -> None:
-    if not strategy.thinks:
-        return
     agent = Agent(engine, strategy, Direct())
     state, done = agent.act([agent.receive(None, told("x"))], [told("x")], Think(3))[0]
     assert done.latent_steps == 3

@@ -56,7 +56,6 @@ def test_stories_depend_on_seed_split_level_and_index_alone() -> None:
     random.seed(2)
     assert first == [story(3, "test", i) for i in range(20)]
     assert first != [story(4, "test", i) for i in range(20)]
-    assert first[0].problem("x").question == "".join(story(3, "test", 0).problem("x").question)
 
 
 def test_train_and_test_share_no_names_and_numbers() -> None:
@@ -80,7 +79,7 @@ def test_split_gives_every_fact_to_exactly_one_agent(chain: int) -> None:
         problem = task.problem(index)
         parts = [given(problem, "split", place, chain) for place in range(chain)]
         assert all(sum(fact in part for part in parts) >= 1 for fact in problem.facts)
-        assert sum(part.count(".") for part in parts) == sum(given(problem, "all", 0, 1).count(".") for _ in "x")
+        assert sum(part.count(".") for part in parts) == given(problem, "all", 0, 1).count(".")
         if chain > 1:
             assert problem.asked in parts[0]
             assert not any(fact in question_alone(problem, "split") for fact in problem.facts)
@@ -123,6 +122,32 @@ def test_a_broken_line_is_named(tmp_path: Path, line: str) -> None:
     (tmp_path / "test.jsonl").write_text(good + line + "\n")
     with pytest.raises(NotFound, match=r"test\.jsonl:2: broken line"):
         Gsm8k(str(tmp_path), "main")
+
+
+def test_gsm8k_from_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A snapshot laid out as the hub's repository is, read through `datasets`; its commit is part of the fingerprint."""
+    import huggingface_hub
+    import pandas as pd
+
+    snapshot = tmp_path / "0123abc"
+    (snapshot / "main").mkdir(parents=True)
+    rows = [{"question": f"Tom has {n} pens. How many pens?", "answer": f"It is <<{n}={n}>>{n}.\n#### {n}"} for n in range(3)]
+    for split in ("train", "test"):
+        pd.DataFrame(rows).to_parquet(snapshot / "main" / f"{split}-00000-of-00001.parquet")
+    files = "".join(f"  - split: {s}\n    path: main/{s}-*\n" for s in ("train", "test"))
+    (snapshot / "README.md").write_text(f"---\nconfigs:\n- config_name: main\n  data_files:\n{files}---\n")
+    asked = {}
+
+    def snapshot_download(repo: str, **kwargs: object) -> str:
+        asked[repo] = kwargs
+        return str(snapshot)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    task = Gsm8k(None, "v1")
+    assert asked == {"openai/gsm8k": {"repo_type": "dataset", "revision": "v1"}}
+    assert (len(task), task.problem(2).gold, task.problem(2).facts) == (3, "2", ("Tom has 2 pens.",))
+    assert task.fingerprint.startswith("openai/gsm8k@0123abc/")
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, final
 
 import torch
@@ -16,9 +15,10 @@ from torch import Tensor
 
 from avpbench.core import LATENT, KVCache, ModelSpec
 from avpbench.engine.batch import Batch, Start
+from avpbench.engine.realign import Realign, last_hidden
 from avpbench.engine.sampling import Sampling
 from avpbench.errors import OutOfMemory
-from avpbench.meter import AnyStages, NoStages
+from avpbench.meter import NO_STAGES, AnyStages
 from avpbench.prompts import ChatTemplate
 
 _ROOM = 64  # columns allocated ahead of decoding
@@ -86,6 +86,7 @@ class Engine:
         listed = ends if isinstance(ends, list) else [ends]
         self.stop_ids = frozenset(i for i in (*listed, tokenizer.eos_token_id) if i is not None)
         self._vocab = len(tokenizer)
+        self._realign = Realign(model, self._vocab)
 
     @property
     def weight_bytes(self) -> int:
@@ -115,14 +116,13 @@ class Engine:
 
     @torch.inference_mode()
     def speak(
-        self, starts: Sequence[Start], speeches: Sequence[Speech], sampling: Sampling, stages: AnyStages | None = None
+        self, starts: Sequence[Start], speeches: Sequence[Speech], sampling: Sampling, stages: AnyStages = NO_STAGES
     ) -> list[Continuation]:
         """Each row speaks until it stops, reaches its bound or ends its script.
 
         With a script every forward pass and every choice is made; the chosen id is then discarded and the scripted
         one fed. Raises OutOfMemory where the device cannot hold the batch.
         """
-        stages = stages or NoStages()
         with _memory_errors():
             room = min(_ROOM, max(s.max_new_tokens for s in speeches))
             with stages("prefill"):
@@ -188,21 +188,16 @@ class Engine:
         )
 
     @torch.inference_mode()
-    def think(self, starts: Sequence[Start], steps: int, stages: AnyStages | None = None) -> list[Continuation]:
-        """Each row thinks `steps` latent steps: its last hidden state, realigned, is its next input.
-
-        Realigned (AVP): with a tied head softmax(logits) E_in; with an untied one h W, where W = (E_out' E_out +
-        1e-5 I)^-1 E_out' E_in; either rescaled to the mean norm of the input embeddings.
-        """
-        stages = stages or NoStages()
-        with _memory_errors(), _last_hidden(self.model) as hidden:
+    def think(self, starts: Sequence[Start], steps: int, stages: AnyStages = NO_STAGES) -> list[Continuation]:
+        """Each row thinks `steps` latent steps: its last hidden state, realigned, is its next input."""
+        with _memory_errors(), last_hidden(self.model) as hidden:
             with stages("prefill"):
                 batch = self._batch(starts, steps)
                 logits = batch.prefill()[:, -1]
             soft: list[Tensor] = []
             with stages("generate"):
                 for _ in range(steps):
-                    soft.append(self._realign(hidden[-1], logits))
+                    soft.append(self._realign(hidden[-1], self._allowed(logits)))
                     logits = batch.step({"inputs_embeds": soft[-1][:, None]})
             thoughts_BNE = torch.stack(soft, dim=1)
             return [self._thought(batch, r, s, thoughts_BNE[r]) for r, s in enumerate(starts)]
@@ -221,30 +216,6 @@ class Engine:
             latent_steps=steps,
         )
 
-    def _realign(self, hidden_BE: Tensor, logits_BV: Tensor) -> Tensor:
-        table: Tensor = self.model.get_input_embeddings().weight
-        if self.model.get_output_embeddings().weight is table:
-            mixed = (torch.softmax(self._allowed(logits_BV).float(), dim=-1).to(table.dtype) @ table).float()
-        else:
-            mixed = hidden_BE.float() @ self._realigning_EE
-        norms = torch.linalg.vector_norm(mixed, dim=-1, keepdim=True)
-        realigned: Tensor = mixed * (self._mean_norm / norms)
-        return realigned.to(table.dtype)
-
-    @cached_property
-    def _mean_norm(self) -> Tensor:
-        table: Tensor = self.model.get_input_embeddings().weight
-        norms: Tensor = torch.linalg.vector_norm(table[: self._vocab].float(), dim=-1)
-        return norms.mean()
-
-    @cached_property
-    def _realigning_EE(self) -> Tensor:
-        head: Tensor = self.model.get_output_embeddings().weight.float()
-        table: Tensor = self.model.get_input_embeddings().weight.float()
-        gram = head.T @ head + 1e-5 * torch.eye(head.shape[1], device=head.device)
-        weight: Tensor = torch.linalg.solve(gram, head.T @ table)
-        return weight
-
     @torch.inference_mode()
     def score(self, starts: Sequence[Start], continuations: Sequence[tuple[int, ...]]) -> list[Tensor]:
         """Teacher-forced log-probabilities_MV of each continuation's M places, in float32 on the device."""
@@ -253,18 +224,3 @@ class Engine:
             logits = self._batch(longer, 0).prefill(max(map(len, continuations)) + 1)
             logits = self._allowed(logits.float())
             return [torch.log_softmax(logits[r, -len(c) - 1 : -1], dim=-1) for r, c in enumerate(continuations)]
-
-
-@contextmanager
-def _last_hidden(model: Any) -> Iterator[list[Tensor]]:
-    """Collects what the output head was given at the last place: the last hidden state_BE of each pass."""
-    seen: list[Tensor] = []
-
-    def keep(_module: Any, inputs: tuple[Tensor, ...]) -> None:
-        seen[:] = [inputs[0][:, -1]]
-
-    handle = model.get_output_embeddings().register_forward_pre_hook(keep)
-    try:
-        yield seen
-    finally:
-        handle.remove()

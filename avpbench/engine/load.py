@@ -14,7 +14,7 @@ from avpbench import digest
 from avpbench.engine.cache import refuse_partial_attention
 from avpbench.engine.engine import Engine
 from avpbench.engine.identity import spec, weights_id
-from avpbench.errors import ConfigError, NotFound
+from avpbench.errors import ConfigError, NotFound, cause
 
 ZOO = Path(__file__).parent.parent / "zoo"
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -97,7 +97,7 @@ def _from_hub(repo: str, revision: str) -> tuple[Path, str]:
         folder = Path(snapshot_download(repo, revision=revision, allow_patterns=_FILES))
     except Exception as error:  # the hub's client raises many kinds, all meaning that it could not be had
         raise NotFound(
-            f"no model: looked for {repo} at revision {revision} on the hub and in its cache ({type(error).__name__})."
+            f"no model: looked for {repo} at revision {revision} on the hub and in its cache ({cause(error)})."
             " Ways on: log in or connect (`hf auth login`); model.path=DIR; model.load=dummy for timing with random weights"
         ) from error
     return folder, folder.name
@@ -146,7 +146,7 @@ def _tokenizer(source: Source, folder: Path | None) -> tuple[Any, tuple[str, ...
     try:
         tokenizer = AutoTokenizer.from_pretrained(where)
     except (OSError, ValueError) as error:
-        raise NotFound(f"no tokenizer: looked for {where} ({type(error).__name__}); model.tokenizer=DIR names another") from error
+        raise NotFound(f"no tokenizer: looked for {where} ({cause(error)}); model.tokenizer=DIR names another") from error
     if tokenizer.chat_template is None:
         raise ConfigError(f"the tokenizer in {where} has no chat template; agents need one (an instruct model's)")
     borrowed = folder is None and source.tokenizer is None

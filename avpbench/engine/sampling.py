@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from avpbench import digest
-from avpbench.errors import ConfigError
+from avpbench.checks import number
 
 
 @final
@@ -22,10 +22,8 @@ class Sampling:
     top_p: float = 1.0
 
     def __post_init__(self) -> None:
-        if not self.temperature >= 0:
-            raise ConfigError(f"temperature must be 0 (greedy) or more, got {self.temperature}")
-        if not 0 < self.top_p <= 1:
-            raise ConfigError(f"top_p must be above 0 and at most 1, got {self.top_p}")
+        number("temperature", self.temperature, 0, 100)
+        number("top_p", self.top_p, 0, 1, open_low=True)
 
     def choose(self, logits_BV: Tensor, generators: Sequence[torch.Generator]) -> list[int]:
         """One id a row. Each row draws from its own generator, so its batch mates do not change what it says."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
-from avpbench.core import Parcel
+from avpbench.core import ModelSpec, Parcel
 from avpbench.meter import AnyStages
 
 Message = memoryview | Parcel  # bytes, or the parcel itself by reference
@@ -12,6 +12,10 @@ Message = memoryview | Parcel  # bytes, or the parcel itself by reference
 
 class Link(ABC):
     """Carries a message of one sample; the chain moves it between `send` and `receive`."""
+
+    @abstractmethod
+    def check(self, sender: ModelSpec, receiver: ModelSpec) -> None:
+        """Raises ConfigError where nothing can go this way between these two."""
 
     @abstractmethod
     def send(self, parcel: Parcel, stages: AnyStages) -> Message:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import final
 
-from avpbench.core import Parcel
+from avpbench.core import ModelSpec, Parcel
+from avpbench.errors import ConfigError
 from avpbench.links.link import Link, Message
 from avpbench.meter import AnyStages
 
@@ -12,6 +13,12 @@ from avpbench.meter import AnyStages
 @final
 class Shared(Link):
     """Hands the parcel over as it is. The engine copies what it extends, so the sender's cache stays its own."""
+
+    def check(self, sender: ModelSpec, receiver: ModelSpec) -> None:
+        if sender != receiver:
+            raise ConfigError(
+                f"link=shared hands over by reference within one model, not from {sender.name} to {receiver.name}; use link=direct"
+            )
 
     def send(self, parcel: Parcel, stages: AnyStages) -> Message:
         return parcel

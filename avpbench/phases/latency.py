@@ -6,30 +6,32 @@ their own in the same block. Every repeat is kept.
 
 from __future__ import annotations
 
-import os
 import random
+import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import final
 
 from avpbench.agents import Agent, Opened, Speak
 from avpbench.cell import Cell
-from avpbench.chain import run_chain
+from avpbench.checks import whole
 from avpbench.core import AgentState, Prefix, Prompt, Turn
 from avpbench.engine.batch import Start
 from avpbench.engine.engine import Speech
 from avpbench.engine.sampling import Sampling, generator
-from avpbench.errors import ConfigError
 from avpbench.links.direct import Direct
+from avpbench.links.link import Message
 from avpbench.links.shared import Shared
-from avpbench.meter import Stages, total
+from avpbench.meter import NO_STAGES, AnyStages, Stages, total
+from avpbench.phases.replay import raw_transcript, replayed
 from avpbench.progress import progress
 from avpbench.records import Journal, LatencyRecord
-from avpbench.strategies.raw import Raw
 from avpbench.strategies.strategy import Strategy
 
 _PROBLEMS = 8  # blocks go round this many transcripts
 _GREEDY = Sampling()
+_PROCESS = uuid.uuid4().hex[:12]
+CLOCKS = ("host", "handoff", "device", "stages")
 
 
 @final
@@ -45,12 +47,10 @@ class Timing:
     aa: bool
 
     def __post_init__(self) -> None:
-        if self.repeats < 1 or self.warmup < 0:
-            raise ConfigError(f"latency.repeats must be >= 1 and warmup >= 0, got {self.repeats} and {self.warmup}")
-        for name in ("new_tokens", "prefix_tokens"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"latency.{name} must be >= 1 or null, got {value}")
+        whole("latency.repeats", self.repeats, 1)
+        whole("latency.warmup", self.warmup, 0)
+        whole("latency.new_tokens", self.new_tokens, 1, null="the prompt's own")
+        whole("latency.prefix_tokens", self.prefix_tokens, 1, null="the transcript's own")
 
 
 @final
@@ -66,43 +66,46 @@ class LastHop:
     sample_id: str
 
 
-def run(cell: Cell, strategies: Sequence[Strategy], timing: Timing, journal: Journal, stopping: Callable[[], bool]) -> None:
-    """Times the blocks that the journal does not hold yet, this process's warm-up not counted."""
+def run(cell: Cell, strategies: Sequence[Strategy], timing: Timing, journal: Journal, check_stop: Callable[[], None]) -> None:
+    """Times the blocks that the journal does not hold whole, after this process's own warm-up."""
     entrants = [(s, False) for s in strategies] + ([(strategies[0], True)] if timing.aa else [])
-    first = 1 + max((row["block"] for row in journal.read()), default=-1)
-    hops: dict[tuple[int, str], LastHop] = {}
+    first = _whole_blocks(journal, len(entrants) * len(CLOCKS))
+    hops: dict[int, list[LastHop]] = {}
     with progress("latency", timing.repeats, min(first, timing.repeats)) as advance:
         for block in range(first - timing.warmup, timing.repeats) if first < timing.repeats else ():
-            if stopping():
-                raise KeyboardInterrupt
+            check_stop()
             index = max(block, 0) % min(_PROBLEMS, cell.num_samples)
-            order = list(entrants)
-            random.Random(f"{cell.settings.seed}/{block}").shuffle(order)
-            for strategy in strategies:
-                if (index, strategy.kind) not in hops:
-                    hops[index, strategy.kind] = last_hop(cell, strategy, index, timing.prefix_tokens)
-            for place, (strategy, aa) in enumerate(order):
-                for record in repeat(hops[index, strategy.kind], timing, block, place, aa):
-                    if block >= first:
-                        journal.append(record)
+            if index not in hops:
+                hops[index] = last_hops(cell, strategies, index, timing.prefix_tokens)
+            by_kind = {hop.strategy.kind: hop for hop in hops[index]}
+            order = random.Random(f"{cell.settings.seed}/{block}").sample(entrants, len(entrants))
+            records = [r for place, (s, aa) in enumerate(order) for r in repeat(by_kind[s.kind], timing, block, place, aa)]
             if block >= first:
+                for record in records:
+                    journal.append(record)
                 advance(1)
 
 
-def last_hop(cell: Cell, strategy: Strategy, index: int, prefix_tokens: int | None) -> LastHop:
-    """The last sender of the raw transcript, replayed through this strategy's own hops."""
-    prompts, jobs = cell.prompts(index), cell.jobs([index])
-    raw = cell.through(Raw(), Shared())
-    ahead = len(raw.agents) - 1
-    spoken = run_chain(raw.agents[:ahead], [prompts[:ahead]], jobs[:ahead])[0]
-    through = cell.through(strategy, Shared())
-    state = spoken.state
-    if prefix_tokens is not None:
-        state = sized(through.agents[-2], state, prefix_tokens)
-    elif strategy.kind != Raw.kind:
-        forced = cell.jobs([index], [(*spoken.new_ids, ())])[:ahead]
-        state = run_chain(through.agents[:ahead], [prompts[:ahead]], forced)[0].state
-    return LastHop(strategy, through.agents[-2], through.agents[-1], state, prompts[-1], cell.task.problem(index).id)
+def _whole_blocks(journal: Journal, rows_a_block: int) -> int:
+    """How many blocks are there whole; what a crash left of the next is cut off."""
+    rows = journal.read()
+    whole_blocks = len(rows) // rows_a_block
+    journal.cut(whole_blocks * rows_a_block)
+    return whole_blocks
+
+
+def last_hops(cell: Cell, strategies: Sequence[Strategy], index: int, prefix_tokens: int | None) -> list[LastHop]:
+    """The last sender of the raw transcript, replayed through each strategy's own hops."""
+    spoken = raw_transcript(cell, [index])
+    hops = []
+    for strategy in strategies:
+        through = cell.through(strategy, Shared())
+        if prefix_tokens is None:
+            state = replayed(cell, strategy, [index], spoken)[0].state
+        else:
+            state = sized(through.agents[-2], spoken[0].state, prefix_tokens)
+        hops.append(LastHop(strategy, through.agents[-2], through.agents[-1], state, cell.prompts(index)[-1], cell.task.problem(index).id))
+    return hops
 
 
 def sized(sender: Agent, state: AgentState, num_tokens: int) -> AgentState:
@@ -137,15 +140,15 @@ def repeat(hop: LastHop, timing: Timing, block: int, order: int, aa: bool) -> li
     common = {
         "block": block, "order": order, "strategy": hop.strategy.kind, "sample_id": hop.sample_id, "aa": aa,
         "prefix_tokens": len(start.prefix.token_ids), "new_tokens": len(start.prompt_ids), "wire_bytes": out.wire_bytes,
-        "process": f"{os.getpid()}",
+        "process": _PROCESS,
     }  # fmt: skip
-    clocks = (("host", host, None), ("handoff", handoff, None), ("device", resident, None), ("stages", staged, stages.seconds()))
-    return [LatencyRecord(clock=name, seconds=one.seconds, stages_s=spent, **common) for name, one, spent in clocks]  # type: ignore[arg-type]
+    totals = zip(CLOCKS, (host, handoff, resident, staged), (None, None, None, stages.seconds()), strict=True)
+    return [LatencyRecord(clock=name, seconds=one.seconds, stages_s=spent, **common) for name, one, spent in totals]  # type: ignore[arg-type]
 
 
-def first_token(agent: Agent, message: object, prompt: Prompt, new_tokens: int | None, stages: Stages | None = None) -> Opened:
+def first_token(agent: Agent, message: Message, prompt: Prompt, new_tokens: int | None, stages: AnyStages = NO_STAGES) -> Opened:
     """Opens the message and brings the first token's id to the host."""
-    opened = agent.receive(message, prompt, stages)  # type: ignore[arg-type]
+    opened = agent.receive(message, prompt, stages)
     start = opened.start
     if new_tokens is not None and start.prefix.token_ids:
         start = Start(start.prefix, _repeated(start.prompt_ids, new_tokens))

@@ -12,10 +12,12 @@ def turns(parcel: Parcel) -> tuple[Turn, ...]:
     """The turns on the card, oldest first. Raises WireError where they are not turns."""
     rows = parcel.card.body.get("turns")
     wanted = set(Turn.__slots__)
-    for row in rows if isinstance(rows, list) else [None]:
-        if not isinstance(row, dict) or set(row) != wanted or not all(type(v) is str for v in row.values()):
-            raise WireError(f"card: turns must be a list of objects with the strings {sorted(wanted)}")
-    assert isinstance(rows, list)
+
+    def is_turn(row: object) -> bool:
+        return isinstance(row, dict) and set(row) == wanted and all(type(v) is str for v in row.values())
+
+    if not isinstance(rows, list) or not all(map(is_turn, rows)):
+        raise WireError(f"card: turns must be a list of objects with the strings {sorted(wanted)}")
     return tuple(Turn(**row) for row in rows)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, final
 
 from avpbench import digest
-from avpbench.errors import NotFound
+from avpbench.errors import NotFound, cause
 from avpbench.tasks.grading import strict
 from avpbench.tasks.task import Problem, Task
 
@@ -24,7 +24,6 @@ class Gsm8k(Task):
     Args:
         path: a folder with train.jsonl and test.jsonl, or None for the hub.
         revision: branch, tag or commit on the hub.
-        level: must be "standard"; GSM8K has no levels.
     """
 
     name = "gsm8k"
@@ -95,12 +94,12 @@ def _from_hub(revision: str) -> tuple[Sequence[Row], Sequence[Row], str]:
 
     try:
         folder = snapshot_download(REPO, repo_type="dataset", revision=revision)  # fails at once, where datasets tries for a minute
-        data = datasets.load_dataset(folder, "main")
     except Exception as error:  # datasets raises many kinds, all meaning that it could not be had
         raise NotFound(
             f"no data set: looked for {REPO} at revision {revision} on the hub and in its cache"
-            f" ({type(error).__name__}). Ways on: connect to the hub; task.path=DIR with train.jsonl and test.jsonl;"
+            f" ({cause(error)}). Ways on: connect to the hub; task.path=DIR with train.jsonl and test.jsonl;"
             " task=wordmath, which needs no network"
         ) from error
+    data = datasets.load_dataset(folder, "main")
     train, test = ([_row(raw) for raw in data[split]] for split in ("train", "test"))
     return train, test, f"{REPO}@{Path(folder).name}/{data['test']._fingerprint}"

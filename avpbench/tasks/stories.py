@@ -135,7 +135,7 @@ def tell(
     for _ in range(40):
         story = _asked(teller, num_steps)
         if story is not None:
-            return _distracted(story, teller, other, num_distractors, free)
+            return _distracted(story, teller, other, num_distractors)
         if len(teller.facts) > num_steps + 2 or not _continued(teller, free):
             return None
     return None
@@ -183,7 +183,7 @@ def _asked(teller: _Teller, num_steps: int) -> Story | None:
     return story if story.num_steps == num_steps else None
 
 
-def _distracted(story: Story, teller: _Teller, other: str, count: int, free: list[str]) -> Story:
+def _distracted(story: Story, teller: _Teller, other: str, count: int) -> Story:
     """The story with facts about another object put in; no equation of the story refers to them."""
     facts, needed = list(story.facts), list(story.needed)
     for who in teller.rng.sample(list(teller.holder), min(count, len(teller.holder))):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 import zlib
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import final
 
 from avpbench.errors import ConfigError
@@ -44,6 +45,7 @@ def _bucket(story: Story) -> int:
     return zlib.crc32(repr(story.key).encode()) % _TEST_SHARE
 
 
+@lru_cache(maxsize=8192)
 def story(seed: int, split: str, index: int, level: str = "standard") -> Story:
     """The story at `index` of a split, drawn again until it falls into a bucket of that split."""
     rules = LEVELS[level]

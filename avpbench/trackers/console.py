@@ -14,7 +14,7 @@ from avpbench.trackers.tracker import Tracker
 class Console(Tracker):
     """Adds nothing to what every run prints."""
 
-    def start(self, folder: Path, config: dict[str, Any], meta: dict[str, Any]) -> None:
+    def start(self, folder: Path, config: dict[str, Any], meta: dict[str, Any], done: Sequence[SampleRecord]) -> None:
         """Nothing to open."""
 
     def sample(self, record: SampleRecord) -> None:

@@ -14,8 +14,8 @@ class Tracker(ABC):
     """Is told what happens; keeps nothing that the records do not hold."""
 
     @abstractmethod
-    def start(self, folder: Path, config: dict[str, Any], meta: dict[str, Any]) -> None:
-        """A run begins, or goes on, in this folder."""
+    def start(self, folder: Path, config: dict[str, Any], meta: dict[str, Any], done: Sequence[SampleRecord]) -> None:
+        """A run begins, or goes on after the samples that are done, in this folder."""
 
     @abstractmethod
     def sample(self, record: SampleRecord) -> None:

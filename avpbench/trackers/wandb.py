@@ -20,8 +20,8 @@ _COLUMNS = ("sample_id", "gold", "prediction", "correct", "status", "completion"
 class Wandb(Tracker):
     """A view of the records in W&B.
 
-    While a run goes on: samples done and accuracy so far. At its end: a history by hop (medians of nothing, sums of
-    nothing: means over samples), the summary, a table of the samples and the record files as an artifact.
+    While a run goes on: samples done and accuracy so far. At its end: a history by hop (means over samples), the
+    summary, a table of the samples and the record files as an artifact.
 
     Args:
         project: where the runs go.
@@ -34,7 +34,8 @@ class Wandb(Tracker):
         self._run: Any = None
         self._seen = self._right = 0
 
-    def start(self, folder: Path, config: dict[str, Any], meta: dict[str, Any]) -> None:
+    def start(self, folder: Path, config: dict[str, Any], meta: dict[str, Any], done: Sequence[SampleRecord]) -> None:
+        self._seen, self._right = len(done), sum(sample.correct for sample in done)
         if importlib.util.find_spec("wandb") is None:
             say("wandb is not installed: the records are kept without it (pip install wandb, or tracker=console)")
             return

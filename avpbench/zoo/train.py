@@ -61,23 +61,22 @@ def train_tokenizer(vocab_size: int, seed: int, level: str) -> PreTrainedTokeniz
 
 
 def conversations(template: ChatTemplate, stop: int, seed: int, level: str, skip: int = 0) -> Iterator[tuple[list[int], list[int]]]:
-    """Endless (ids, labels) of training conversations; labels are the ids that an agent should say, else -100."""
+    """Endless (ids, labels) of training conversations.
+
+    Every id is learned, what agents are told too: stories repeat names and objects, which is where a small model learns
+    to copy. Only a wrong plan is not (labels -100).
+    """
     index = skip
     while True:
         rng = random.Random(f"mix/{seed}/{index}")
         for talk in example(story(0, "train", seed * 100_000_000 + index, level), rng, Mix()).conversations:
             ids: list[int] = []
             labels: list[int] = []
-            learned = False
             for place, (asked, said, learn) in enumerate(talk):
                 asked_ids = template.following(asked) if place else template.first(asked)
                 said_ids = template.encode(said)
-                ids += asked_ids
-                closing = [stop if learned else _IGNORE] if place else [_IGNORE]  # a later turn opens with the stop id
-                labels += closing + [_IGNORE] * (len(asked_ids) - 1)
-                ids += said_ids
-                labels += said_ids if learn else [_IGNORE] * len(said_ids)
-                learned = learn
+                ids += [*asked_ids, *said_ids]
+                labels += [*asked_ids, *(said_ids if learn else [_IGNORE] * len(said_ids))]
             yield [*ids, stop], [*labels, stop]
         index += 1
 
@@ -155,7 +154,7 @@ def _cycle(
     model: Any, feed: Iterator[tuple[torch.Tensor, torch.Tensor]], recipe: DictConfig, peak: float, device: str
 ) -> list[dict[str, float]]:
     """Trains for one cosine; returns the loss, a mean over 50 steps, as it went."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=peak, betas=(0.9, 0.98), weight_decay=recipe.weight_decay)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=peak, betas=(0.9, 0.95), weight_decay=recipe.weight_decay)
     log: list[dict[str, float]] = []
     started, num_tokens = now_s(), 0
     recent: list[float] = []

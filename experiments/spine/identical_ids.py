@@ -9,24 +9,20 @@ from __future__ import annotations
 
 import sys
 
-from avpbench.build import build
-from avpbench.cell import Cell
 from avpbench.chain import ChainResult, run_chain
-from avpbench.config import compose, strategy_config
+from avpbench.config import compose
 from avpbench.engine.batch import Start
 from avpbench.engine.load import load, resolve_device, resolve_dtype
 from avpbench.gates import Probe, disagreement
 from avpbench.meter import now_s
 from avpbench.progress import progress
-from avpbench.runner import settings, source
+from avpbench.setup import cell_of, source
 
 MULTIPLE = 4
 
 
 def chains(strategy: str, batch: int, count: int) -> list[ChainResult]:
-    cfg = compose([f"strategy={strategy}", f"batch_size={batch}"])
-    engine = load(source(cfg.model), resolve_device("cpu"), resolve_dtype("float32", resolve_device("cpu")))
-    cell = Cell.build(settings(cfg), build(cfg.task), [engine] * cfg.chain, build(strategy_config(strategy)), build(cfg.link), count)
+    cell = cell_of(compose([f"strategy={strategy}", f"batch_size={batch}", f"limit={count}", "device=cpu", "dtype=float32"]))
     done: list[ChainResult] = []
     with progress(f"{strategy}, batch {batch}", count) as advance:
         for begin in range(0, count, batch):

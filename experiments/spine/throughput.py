@@ -11,15 +11,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from avpbench.build import build
-from avpbench.cell import Cell
 from avpbench.config import compose
 from avpbench.engine.engine import Engine
 from avpbench.engine.load import load, resolve_device, resolve_dtype
 from avpbench.meter import total
 from avpbench.phases import quality
 from avpbench.records import Journal
-from avpbench.runner import settings, source
+from avpbench.setup import cell_of, source
 
 CPU = resolve_device("cpu")
 
@@ -44,11 +42,12 @@ def forward_seconds(engine: Engine) -> Iterator[list[float]]:
 
 def measure(words: list[str], problems: int) -> tuple[float, float]:
     """Problems per second of the quality phase, and the share of it outside forward."""
-    cfg = compose([*words, f"limit={problems}"])
+    cfg = compose([*words, f"limit={problems}", "device=cpu", "dtype=float32"])
     engine = load(source(cfg.model), CPU, resolve_dtype("float32", CPU))
-    cell = Cell.build(settings(cfg), build(cfg.task), [engine] * cfg.chain, build(cfg.strategy), build(cfg.link), cfg.limit)
+    cell = cell_of(cfg)
     with TemporaryDirectory() as folder, forward_seconds(engine) as forward, total(CPU) as took:
-        quality.run(cell, Journal(Path(folder) / "samples.jsonl"), lambda record: None, lambda: False)
+        for _ in quality.run(cell, Journal(Path(folder) / "samples.jsonl"), lambda: None):
+            pass
     return problems / took.seconds, 1 - forward[0] / took.seconds
 
 

@@ -20,7 +20,7 @@ from avpbench.engine.load import load, resolve_device, resolve_dtype
 from avpbench.links.shared import Shared
 from avpbench.meter import total
 from avpbench.phases.latency import first_token, sized
-from avpbench.runner import source
+from avpbench.setup import source
 from avpbench.strategies.raw import Raw
 from avpbench.strategies.reprefill import Reprefill
 

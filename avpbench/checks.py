@@ -1,0 +1,30 @@
+"""Checks of values that a user gave: each names the key, what was given and what was wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from avpbench.errors import ConfigError
+
+
+def whole(key: str, value: object, least: int, null: str | None = None) -> None:
+    """Raises ConfigError unless the value is a whole number >= `least`, or null where `null` says what that means."""
+    if value is None and null is not None:
+        return
+    if type(value) is not int or value < least:
+        also = f" or null ({null})" if null else ""
+        raise ConfigError(f"{key} must be a whole number >= {least}{also}, got {value!r}")
+
+
+def number(key: str, value: object, low: float, high: float, open_low: bool = False) -> None:
+    """Raises ConfigError unless the value is a number from `low` to `high`, `low` itself left out where `open_low`."""
+    good = type(value) in (int, float) and low <= value <= high and not (open_low and value == low)  # type: ignore[operator]
+    if not good:
+        bounds = f"above {low:g} and at most {high:g}" if open_low else f"from {low:g} to {high:g}"
+        raise ConfigError(f"{key} must be a number {bounds}, got {value!r}")
+
+
+def one_of(key: str, value: object, wanted: Sequence[str]) -> None:
+    """Raises ConfigError unless the value is one of these."""
+    if value not in wanted:
+        raise ConfigError(f"{key} must be one of {', '.join(wanted)}; got {value!r}")
