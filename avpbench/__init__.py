@@ -13,6 +13,8 @@ def run(*overrides: str) -> dict[str, Any]:
     The same overrides, defaults and records as on the command line. Raises AvpBenchError for what cannot run.
     """
     from avpbench.config import compose
+    from avpbench.hints import check
     from avpbench.runner import execute
 
+    check(overrides)
     return execute(compose(overrides))

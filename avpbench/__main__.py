@@ -22,18 +22,16 @@ def _run(words: list[str]) -> int:
 
     from avpbench.hints import check
 
-    check(words)
+    check(words, COMMANDS)
     done: list[dict[str, Any]] = []
     failed: list[str] = []
 
     def job(cfg: DictConfig) -> dict[str, Any]:
         """One cell, as Hydra runs it."""
-        from avpbench.progress import say
-
-        say("avpbench: starting")
-        from avpbench.runner import execute
-
+        print("avpbench: starting", flush=True)  # before torch is imported
         try:
+            from avpbench.runner import execute
+
             done.append(execute(cfg))
         except Exception as error:
             failed.append(f"strategy {cfg.strategy._target_.rsplit('.', 1)[-1]}, chain {cfg.chain}: {cause(error)}")
@@ -65,13 +63,14 @@ def _show(words: list[str]) -> int:
 def main(words: list[str]) -> int:
     """Runs a command; returns the exit status."""
     from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
 
     command, rest = (words[0], words[1:]) if words and words[0] in COMMANDS else ("run", words)
     try:
         return {"run": _run, "show": _show}[command](rest)
     except KeyboardInterrupt:
         return 130
-    except (AvpBenchError, HydraException) as error:
+    except (AvpBenchError, HydraException, OmegaConfBaseException, OSError) as error:
         print(f"\navpbench: {error}", file=sys.stderr)
         return 1
 

@@ -14,7 +14,7 @@ from avpbench.engine.engine import Engine, Speech
 from avpbench.engine.sampling import Sampling, generator
 from avpbench.errors import ConfigError
 from avpbench.links.link import Link
-from avpbench.prompts import QUESTION_MODES, exemplar, prompt
+from avpbench.prompts import QUESTION_MODES, ChatTemplate, exemplar, prompt
 from avpbench.strategies.strategy import Strategy
 from avpbench.tasks.task import Task
 
@@ -63,17 +63,28 @@ class Cell:
         """Raises ConfigError or IncompatibleModels for what cannot run."""
         if limit is not None and not (type(limit) is int and 1 <= limit <= len(task)):
             raise ConfigError(f"limit must be 1 to {len(task)} (the problems of {task.name}) or null for all, got {limit!r}")
-        room = engines[0].window - settings.max_new_tokens
-        if settings.context > room:
-            raise ConfigError(
-                f"context={settings.context} does not fit {engines[0].spec.name}: its window of {engines[0].window} leaves"
-                f" {room} beside max_new_tokens={settings.max_new_tokens}"
-            )
-        text, count = _context(task, engines[0], settings.context)
+        if settings.donor == "other" and settings.chain > len(task):
+            raise ConfigError(f"donor=other needs a data set of at least chain={settings.chain} problems, {task.name} has {len(task)}")
+        text, count = shared_context(task, engines[0].template, settings.context)
         agents = tuple(Agent(engine, strategy, link) for engine in engines)
         cell = cls(settings, task, agents, limit or len(task), text, count)
         cell.check(strategy)
+        cell.check_window()
         return cell
+
+    def check_window(self) -> None:
+        """Raises ConfigError where a chain that uses all it may, of the first problem's length, would not fit a window."""
+        s = self.settings
+        mine = s.think_steps or s.max_agent_tokens
+        told = sum(len(a.engine.template.following(p.words)) for a, p in zip(self.agents, self.prompts(0), strict=True))
+        longest = told + (s.chain - 1) * mine + s.max_new_tokens
+        for engine in {agent.engine for agent in self.agents}:
+            if longest > engine.window:
+                raise ConfigError(
+                    f"context={s.context} does not fit {engine.spec.name}: a chain of {s.chain} may take {longest} tokens ({told} of"
+                    f" prompts and context, {s.chain - 1} x {mine} and {s.max_new_tokens} new ones), its window holds {engine.window};"
+                    " lower context, chain, max_agent_tokens or max_new_tokens"
+                )
 
     def check(self, strategy: Strategy) -> None:
         """Raises IncompatibleModels, or ConfigError from the link, where a hop of this cell cannot be made that way."""
@@ -118,7 +129,7 @@ class Cell:
         return tuple(jobs)
 
 
-def _context(task: Task, engine: Engine, budget: int) -> tuple[str, int]:
+def shared_context(task: Task, template: ChatTemplate, budget: int) -> tuple[str, int]:
     """Whole solved training problems, as many as fit the budget of tokens, and what they measure."""
     text, count, passed, index = "", 0, 0, 0
     while count < budget and passed < _PATIENCE:
@@ -126,7 +137,7 @@ def _context(task: Task, engine: Engine, budget: int) -> tuple[str, int]:
             longer = text + exemplar(task.exemplar(index))
         except IndexError:
             break
-        measured = len(engine.template.encode(longer))
+        measured = len(template.encode(longer))
         if measured <= budget:
             text, count = longer, measured
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 
 from avpbench.errors import ConfigError
@@ -27,4 +28,10 @@ def number(key: str, value: object, low: float, high: float, open_low: bool = Fa
 def one_of(key: str, value: object, wanted: Sequence[str]) -> None:
     """Raises ConfigError unless the value is one of these."""
     if value not in wanted:
-        raise ConfigError(f"{key} must be one of {', '.join(wanted)}; got {value!r}")
+        raise ConfigError(f"{key} must be one of {', '.join(wanted)}; got {value!r}{near(value, wanted)}")
+
+
+def near(word: object, known: Sequence[str]) -> str:
+    """A did-you-mean for a word that is not known; empty where nothing is like it."""
+    found = difflib.get_close_matches(str(word), known, n=3, cutoff=0.5)
+    return f"; did you mean {' or '.join(found)}?" if found else ""

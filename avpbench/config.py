@@ -66,9 +66,12 @@ def scientific(cfg: DictConfig) -> dict[str, Any]:
     kept = {str(key): value for key, value in plain.items() if key not in _OUTSIDE}
     for phase in _PHASES:
         kept[phase].pop("enabled")
+    for group in ("model", "task"):
+        kept[group].pop("path", None)  # what is there is what counts, and meta.json holds its identity
     if cfg.chain == 1:
-        for key in ("strategy", "link", "latency", "fidelity", "donor", "think_steps", "max_agent_tokens", "receiver"):
+        for key in ("strategy", "link", "latency", "fidelity", "donor", "think_steps", "max_agent_tokens", "receiver", "question"):
             kept[key] = None
+        kept["roles"] = {"solver": kept["roles"]["solver"]}
     return kept
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, final
 
 if TYPE_CHECKING:
+    from jaxtyping import Float, Int
     from torch import Tensor
 
 LATENT = -1  # in token ids: the input at this place was an embedding
@@ -63,9 +64,9 @@ class KVCache:
     the sequence the cache stands for, dropped ones included: the next token's position.
     """
 
-    keys_HTD: tuple[Tensor, ...]
-    values_HTD: tuple[Tensor, ...]
-    positions_T: Tensor
+    keys_HTD: tuple[Float[Tensor, "H T D"], ...]
+    values_HTD: tuple[Float[Tensor, "H T D"], ...]
+    positions_T: Int[Tensor, " T"]
     span: int
 
     @property
@@ -85,7 +86,7 @@ class Prefix:
 
     text: str = ""
     token_ids: tuple[int, ...] = ()
-    soft_NE: Tensor | None = None
+    soft_NE: Float[Tensor, "N E"] | None = None
     cache: KVCache | None = None
 
 
@@ -121,7 +122,7 @@ class AgentState:
 
     spec: ModelSpec
     token_ids: tuple[int, ...]
-    soft_NE: Tensor | None
+    soft_NE: Float[Tensor, "N E"] | None
     cache: KVCache
     turn: Turn
     question: str

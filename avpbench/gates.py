@@ -7,7 +7,7 @@ pieces, with batch mates. Agreement means within a small multiple of it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import final
 
 import torch
@@ -15,7 +15,7 @@ import xxhash
 from torch import Tensor
 
 from avpbench import wire
-from avpbench.agents import Agent, Opened, Speak
+from avpbench.agents import Agent, Opened, Speak, Think
 from avpbench.core import AgentState, KVCache, Parcel, Prefix, Prompt
 from avpbench.engine.batch import Start
 from avpbench.engine.engine import Engine, Speech
@@ -25,10 +25,12 @@ from avpbench.links.direct import Direct
 from avpbench.links.shared import Shared
 from avpbench.strategies.raw import Raw
 from avpbench.strategies.reprefill import Reprefill
+from avpbench.strategies.strategy import Strategy
 
 _MULTIPLE = 4.0
 _ROUNDINGS = 100.0
 _TOKENS = 12
+_THOUGHTS = 2
 _WORDS = (
     "Tom has 12 apples. Sue has 3 more apples than Tom. How many apples do they have together?",
     "Ben has 7 pens.",
@@ -55,6 +57,7 @@ class Probe:
 
     engine: Engine
     state: AgentState
+    thought: AgentState
     starts: tuple[Start, ...]
     following: tuple[int, ...]
     floor: float
@@ -66,19 +69,22 @@ class Probe:
         prompts = [Prompt("solver", words, words) for words in _WORDS]
         opened = [agent.receive(None, prompt) for prompt in prompts]
         state, _ = agent.act(opened[:1], prompts[:1], _job(1))[0]
+        thought, _ = agent.act(opened[:1], prompts[:1], Think(_THOUGHTS))[0]
         starts = tuple(one.start for one in opened)
-        return cls(engine, state, starts, engine.template.following(_WORDS[1]), *floor(engine, starts))
+        return cls(engine, state, thought, starts, engine.template.following(_WORDS[1]), *floor(engine, starts))
 
     def logits_after(self, prefix: Prefix) -> Tensor:
         """Logits_V of the first token that follows the prefix."""
         return self.engine.prefill([Start(prefix, self.following)])[1][0].float().cpu()
 
-    def reference(self) -> Tensor:
-        return self.logits_after(Prefix(token_ids=self.state.token_ids, soft_NE=self.state.soft_NE))
+    def through(self, strategy: Strategy, state: AgentState) -> Prefix:
+        """The state handed over through bytes."""
+        parcel = strategy.export(state, self.engine, self.engine.spec)
+        return strategy.inject(wire.decode(wire.encode(parcel)), self.engine)
 
-    def difference(self, prefix: Prefix) -> float:
+    def difference(self, prefix: Prefix, state: AgentState) -> float:
         """Largest logit difference between going on from this prefix and recomputing everything."""
-        return _difference(self.logits_after(prefix), self.reference())
+        return _difference(self.logits_after(prefix), self.logits_after(self.through(Reprefill(), state)))
 
 
 def floor(engine: Engine, starts: Sequence[Start]) -> tuple[float, float]:
@@ -94,7 +100,7 @@ def floor(engine: Engine, starts: Sequence[Start]) -> tuple[float, float]:
         caches, _ = engine.prefill([Start(Prefix(), s.prompt_ids[:cut])])
         prefix = Prefix(token_ids=s.prompt_ids[:cut], cache=caches[0])
         pieces.append(engine.prefill([Start(prefix, s.prompt_ids[cut:])])[1])
-    rounding = float(alone[alone.isfinite()].abs().max()) * torch.finfo(engine.model.dtype).eps
+    rounding = float(alone[~alone.isneginf()].abs().max()) * torch.finfo(engine.model.dtype).eps
     return max(*(_difference(alone, torch.cat(rows).float().cpu()) for rows in (mates, pieces)), rounding), rounding
 
 
@@ -105,8 +111,10 @@ def floor_is_small(probe: Probe) -> Gate:
 
 
 def _difference(a: Tensor, b: Tensor) -> float:
-    both = a.isfinite() & b.isfinite()
-    return float((a[both] - b[both]).abs().max())
+    """The largest difference, infinite where either is not a number; rows masked out (-inf) in both are left out."""
+    seen = ~(a.isneginf() & b.isneginf())
+    gap = (a[seen] - b[seen]).abs()
+    return float(gap.max()) if bool(gap.isfinite().all()) else float("inf")
 
 
 def _job(rows: int) -> Speak:
@@ -114,10 +122,8 @@ def _job(rows: int) -> Speak:
 
 
 def raw_equals_reprefill(probe: Probe) -> Gate:
-    """Handing over the cache and recomputing it give the same logits."""
-    raw = Raw()
-    parcel = wire.decode(wire.encode(raw.export(probe.state, probe.engine, probe.engine.spec)))
-    measured = probe.difference(raw.inject(parcel, probe.engine))
+    """Handing over the cache and recomputing it give the same logits, after words and after latent steps."""
+    measured = max(probe.difference(probe.through(Raw(), state), state) for state in (probe.state, probe.thought))
     return _within("raw_equals_reprefill", measured, probe.floor, "largest logit difference between raw and re-prefill")
 
 
@@ -132,9 +138,7 @@ def _beyond(name: str, measured: float, floor: float, detail: str) -> Gate:
 def same_ids(probe: Probe) -> Gate:
     """Raw and re-prefill, and batch 1 and a left-padded batch, choose the same ids wherever the margin exceeds the floor."""
     engine = probe.engine
-    agent = Agent(engine, Raw(), Shared())
-    raw = agent.strategy.inject(agent.strategy.export(probe.state, engine, engine.spec), engine)
-    recomputed = Prefix(token_ids=probe.state.token_ids, soft_NE=probe.state.soft_NE)
+    raw, recomputed = probe.through(Raw(), probe.state), probe.through(Reprefill(), probe.state)
     starts = [Start(raw, probe.following), Start(recomputed, probe.following), *probe.starts]
     together = [done.new_ids for done in engine.speak(starts, _job(len(starts)).speeches, Sampling())]
     alone = [engine.speak([start], _job(1).speeches, Sampling())[0].new_ids for start in starts]
@@ -161,7 +165,7 @@ def parcels_round_trip(probe: Probe, agents: Sequence[Agent]) -> Gate:
         parcel = agent.strategy.export(probe.state, probe.engine, probe.engine.spec)
         buffer = wire.encode(parcel)
         back = wire.decode(buffer)
-        wrong += back.card.body != parcel.card.body or back.tensors.keys() != parcel.tensors.keys()
+        wrong += asdict(back.card) != asdict(parcel.card) or back.tensors.keys() != parcel.tensors.keys()
         wrong += sum(not _same_bits(back.tensors[name], t) for name, t in parcel.tensors.items())
         out = replace(agent, link=Direct()).send(probe.state, probe.engine.spec)
         wrong += out.wire_bytes != len(buffer)
@@ -211,7 +215,7 @@ def shown_pad_detected(probe: Probe) -> Gate:
     half = len(cache.keys_HTD)
     positions = torch.cat([torch.zeros_like(cache.positions_T[:1]), cache.positions_T])
     shown = KVCache(tuple(zero[:half]), tuple(zero[half:]), positions, cache.span)
-    measured = probe.difference(Prefix(token_ids=probe.state.token_ids, soft_NE=probe.state.soft_NE, cache=shown))
+    measured = probe.difference(Prefix(token_ids=probe.state.token_ids, cache=shown), probe.state)
     return _beyond("shown_pad_detected", measured, probe.floor, "logit difference that one visible pad makes")
 
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import difflib
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from avpbench.checks import near
 from avpbench.config import CONF
 from avpbench.errors import ConfigError
 
 
-def check(words: Sequence[str]) -> None:
+def check(words: Sequence[str], commands: Sequence[str] = ()) -> None:
     """Raises ConfigError for a key or a choice that no config has, naming the nearest ones. Flags and hydra's own pass."""
     groups = {str(p.relative_to(CONF)): sorted(f.stem for f in p.glob("*.yaml")) for p in CONF.rglob("*") if p.is_dir()}
     keys = set(_all_keys(CONF))
@@ -22,24 +23,23 @@ def check(words: Sequence[str]) -> None:
             continue
         key, separator, value = word.partition("=")
         if not separator:
-            near = _near(key, [*groups, *keys])
-            raise ConfigError(f"{word!r} is not KEY=VALUE{near}; python -m avpbench --help lists the keys")
+            hint = near(key, [*commands, *groups, *keys])
+            raise ConfigError(f"{word!r} is not KEY=VALUE{hint}; python -m avpbench --help lists the keys")
         if key in groups:
             _check_choices(key, value, groups[key])
+        elif key == "receiver" or key.startswith("roles."):
+            _check_choices(key, value, groups["model"])
+        elif key == "latency.against":
+            _check_choices(key, value.strip("[]"), groups["strategy"])
         elif key not in keys:
-            raise ConfigError(f"unknown key {key!r}{_near(key, [*groups, *keys])}; python -m avpbench --help lists the keys")
+            raise ConfigError(f"unknown key {key!r}{near(key, [*groups, *keys])}; python -m avpbench --help lists the keys")
 
 
 def _check_choices(group: str, value: str, known: Sequence[str]) -> None:
     for choice in value.split(","):
         name = choice.strip("'\" ")
-        if name not in known and name != "null" and name.isidentifier() | name.replace(".", "").replace("-", "").isalnum():
-            raise ConfigError(f"unknown {group}={name}{_near(name, known)}; there are {', '.join(known)}")
-
-
-def _near(word: str, known: Sequence[str]) -> str:
-    found = difflib.get_close_matches(word, known, n=3, cutoff=0.5)
-    return f"; did you mean {' or '.join(found)}?" if found else ""
+        if name not in known and name != "null" and re.fullmatch(r"[\w.-]+", name):
+            raise ConfigError(f"unknown {group}={name}{near(name, known)}; there are {', '.join(known)}")
 
 
 def _all_keys(conf: Path) -> Iterator[str]:

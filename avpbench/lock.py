@@ -28,40 +28,67 @@ def held(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        lock.unlink(missing_ok=True)
+        if _read(lock) == _mine():
+            lock.unlink(missing_ok=True)
+
+
+def _mine() -> dict[str, Any]:
+    return {"host": socket.gethostname(), "pid": os.getpid(), "started": _started(os.getpid())}
 
 
 def _take(lock: Path) -> None:
-    mine = json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "started": _started(os.getpid())})
+    """Links a ticket of ours to the lock's name: atomic on NFS too, it fails where the name exists."""
     ticket = lock.with_name(f"lock.{socket.gethostname()}.{os.getpid()}")
-    ticket.write_text(mine)
+    ticket.write_text(json.dumps(_mine()))
     try:
-        for _ in range(3):
+        for _ in range(5):
             try:
-                os.link(ticket, lock)  # atomic on NFS too: it fails where the lock exists
-                return
+                os.link(ticket, lock)
             except FileExistsError:
-                holder = _holder(lock)
-                if holder is not None:
-                    raise RecordsError(
-                        f"{lock.parent} is in use by process {holder['pid']} on {holder['host']}; wait for it, or stop it"
-                        " and run the same command again"
-                    ) from None
-                lock.unlink(missing_ok=True)
+                _clear_dead(lock)
+            else:
+                return
         raise RecordsError(f"{lock} changes hands; run the same command again")
     finally:
         ticket.unlink(missing_ok=True)
 
 
-def _holder(lock: Path) -> dict[str, Any] | None:
-    """Who holds the lock, or None where a dead process of this machine left it."""
+def _clear_dead(lock: Path) -> None:
+    """Takes a dead holder's lock away. Raises RecordsError, naming the holder, where it lives.
+
+    The lock is renamed before it goes: of two that find it dead, one renames it, and one that was so late that it
+    renamed a living holder's puts that back.
+    """
+    holder = _read(lock)
+    if _alive(holder):
+        raise RecordsError(
+            f"{lock.parent} is in use by process {holder['pid']} on {holder['host']}; wait for it, or stop it and run the same"
+            " command again"
+        )
+    aside = lock.with_name(f"lock.dead.{socket.gethostname()}.{os.getpid()}")
     try:
-        holder: dict[str, Any] = json.loads(lock.read_text())
+        os.rename(lock, aside)
     except FileNotFoundError:
-        return None
-    if holder["host"] == socket.gethostname() and _started(holder["pid"]) != holder["started"]:
-        return None
-    return holder
+        return
+    try:
+        if _alive(_read(aside)):
+            os.link(aside, lock)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _read(lock: Path) -> dict[str, Any]:
+    """What the lock says; empty where it is gone or says nothing."""
+    try:
+        said = json.loads(lock.read_text())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return said if isinstance(said, dict) and {"host", "pid", "started"} <= set(said) else {}
+
+
+def _alive(holder: dict[str, Any]) -> bool:
+    """Whether the holder may be running: one of another machine is believed."""
+    return bool(holder) and (holder["host"] != socket.gethostname() or _started(holder["pid"]) == holder["started"])
 
 
 def _started(pid: int) -> str | None:

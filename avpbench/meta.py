@@ -91,7 +91,7 @@ def admit(folder: Path, about: dict[str, Any], resume: str) -> list[dict[str, An
     if resume != "anyway":
         raise RecordsError(
             f"{folder} holds records of a run that differs in {what}. resume=never sets them aside and starts anew;"
-            " resume=anyway goes on and records it"
+            " resume=anyway goes on and records it; another model of one name wants a name of its own (model.name=NAME)"
         )
     say(f"resuming anyway, although this differs: {what}")
     return [*mixed, {"at": about["began"], "changed": changed}]

@@ -126,14 +126,6 @@ class Journal:
                 raise RecordsError(f"{self.path}:{number}: not a record ({error}); repair or remove the line") from error
         return rows
 
-    def cut(self, num_lines: int) -> None:
-        """Keeps the first lines, drops the rest."""
-        lines = self.path.read_bytes().splitlines(keepends=True) if self.path.exists() else []
-        if len(lines) > num_lines:
-            with self.path.open("r+b") as file:
-                file.truncate(sum(map(len, lines[:num_lines])))
-                os.fsync(file.fileno())
-
     def append(self, record: Any) -> None:
         """Writes a record as one line and waits until the disk has it. Raises RecordsError where it cannot."""
         line = json.dumps(asdict(record), ensure_ascii=False).encode() + b"\n"

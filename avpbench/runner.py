@@ -16,7 +16,7 @@ from avpbench import meta
 from avpbench.build import build
 from avpbench.cell import Cell
 from avpbench.config import Identity, identify
-from avpbench.errors import OutOfMemory
+from avpbench.errors import ConfigError, IncompatibleModels, OutOfMemory
 from avpbench.gates import Gate, check, require
 from avpbench.lock import held
 from avpbench.meter import memory, reset_peak
@@ -26,6 +26,8 @@ from avpbench.records import FidelityRecord, Journal, LatencyRecord, SampleRecor
 from avpbench.report import show_tables, stages_text
 from avpbench.setup import Plan, cell_of, plan
 from avpbench.stop import stop_requested
+from avpbench.strategies.raw import Raw
+from avpbench.strategies.strategy import Strategy
 from avpbench.summary import summarize
 from avpbench.trackers.tracker import Tracker
 
@@ -111,17 +113,29 @@ class _Run:
         return dict(zip(_MEMORY, (m.allocated_bytes, above, m.reserved_bytes, m.nvml_process_bytes, m.peak_rss_bytes), strict=True))
 
     def _last_hop(self, check_stop: Callable[[], None]) -> None:
-        """The phases that look at the last hop; a chain of one has none."""
-        if self.cell.settings.chain == 1:
+        """The phases that look at the last hop of the raw transcript. What cannot run there is said, and the run goes on."""
+        if self.cell.settings.chain == 1 or not (self.cfg.latency.enabled or self.cfg.fidelity.enabled):
+            return
+        if not self._possible(Raw(), "latency and fidelity are left out: there is no raw transcript"):
             return
         if self.cfg.latency.enabled:
-            strategies = [self.wanted.strategy, *self.wanted.rivals]
+            rivals = [r for r in self.wanted.rivals if self._possible(r, f"latency is not compared with {r.kind}")]
             try:
-                latency.run(self.cell, strategies, self.wanted.timing, Journal(self.folder / "latency.jsonl"), check_stop)
-            except OutOfMemory as error:
-                say(f"latency: the device cannot hold the last hop ({error}); the run goes on without the blocks that are left")
+                latency.run(
+                    self.cell, [self.wanted.strategy, *rivals], self.wanted.timing, Journal(self.folder / "latency.jsonl"), check_stop
+                )
+            except (OutOfMemory, ConfigError) as error:
+                say(f"latency stops before its last block: {error}")
         if self.cfg.fidelity.enabled:
             fidelity.run(self.cell, Journal(self.folder / "fidelity.jsonl"), check_stop)
+
+    def _possible(self, strategy: Strategy, otherwise: str) -> bool:
+        try:
+            self.cell.check(strategy)
+        except IncompatibleModels as error:
+            say(f"{otherwise} ({error})")
+            return False
+        return True
 
     def _ids(self) -> set[str]:
         return {self.cell.task.problem(i).id for i in range(self.cell.num_samples)}

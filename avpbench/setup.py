@@ -10,10 +10,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from avpbench.build import build
 from avpbench.cell import Cell, Settings
-from avpbench.checks import one_of
+from avpbench.checks import one_of, whole
 from avpbench.config import model_config, strategy_config
 from avpbench.engine.engine import Engine
-from avpbench.engine.load import Source, load, locate, resolve_device, resolve_dtype
+from avpbench.engine.load import Source, load, locate, resolve_device, resolve_dtype, tokenizer_of
 from avpbench.engine.sampling import Sampling
 from avpbench.errors import ConfigError, NotFound
 from avpbench.links.link import Link
@@ -21,7 +21,6 @@ from avpbench.meter import now_s
 from avpbench.phases.latency import Timing
 from avpbench.progress import say
 from avpbench.prompts import roles
-from avpbench.strategies.raw import Raw
 from avpbench.strategies.strategy import Strategy
 from avpbench.tasks.task import Task
 
@@ -40,6 +39,9 @@ class Plan:
 
 def plan(cfg: DictConfig) -> Plan:
     """Raises ConfigError for a value or a combination that cannot run."""
+    whole("seed", cfg.seed, 0)
+    if not isinstance(cfg.results, str):
+        raise ConfigError(f"results must be a folder, got {cfg.results!r}")
     one_of("resume", cfg.resume, ("auto", "anyway", "never"))
     one_of("gates", cfg.gates, ("fast", "full", "off"))
     chosen = settings(cfg)
@@ -75,11 +77,7 @@ def cell_of(cfg: DictConfig, wanted: Plan | None = None) -> Cell:
     """The cell, its models loaded. Raises NotFound, ConfigError or IncompatibleModels."""
     wanted = wanted or plan(cfg)
     task, engines = _load(cfg, wanted.settings)
-    cell = Cell.build(wanted.settings, task, engines, wanted.strategy, wanted.link, cfg.limit)
-    if cell.settings.chain > 1:
-        for other in (*(wanted.rivals if cfg.latency.enabled else ()), *((Raw(),) if cfg.latency.enabled or cfg.fidelity.enabled else ())):
-            cell.check(other)
-    return cell
+    return Cell.build(wanted.settings, task, engines, wanted.strategy, wanted.link, cfg.limit)
 
 
 def source(model: DictConfig) -> Source:
@@ -111,6 +109,7 @@ def _load(cfg: DictConfig, chosen: Settings) -> tuple[Task, list[Engine]]:
         missing.append(str(error))
     for one in dict.fromkeys(sources):
         try:
+            tokenizer_of(one)
             locate(one)
         except NotFound as error:
             missing.append(str(error))

@@ -5,24 +5,28 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from avpbench.build import build
+from avpbench.cell import shared_context
 from avpbench.config import compose, identify
 from avpbench.engine.load import tokenizer_of
 from avpbench.progress import say
 from avpbench.prompts import ChatTemplate, fill, prompt, roles
-from avpbench.setup import source
+from avpbench.setup import plan, source
 
 
 def show(words: Sequence[str]) -> None:
     """Prints what each agent of the first problem would be told, as token counts and text."""
     cfg = compose(words)
+    plan(cfg)
     task = build(cfg.task)
-    template = ChatTemplate(tokenizer_of(source(cfg.model)))
+    template = ChatTemplate(tokenizer_of(source(cfg.model))[0])
+    context, context_tokens = shared_context(task, template, cfg.context)
     identity = identify(cfg)
     problem = task.problem(0)
     say(f"cell {identity.folder} (study {identity.study})")
-    say(f"chain: {' -> '.join(roles(cfg.chain))}; strategy {identity.strategy}; problem {problem.id}, gold {problem.gold}\n")
+    say(f"chain: {' -> '.join(roles(cfg.chain))}; strategy {identity.strategy}")
+    say(f"problem {problem.id}, gold {problem.gold}; {context_tokens} tokens of context\n")
     for place, role in enumerate(roles(cfg.chain)):
-        told = prompt(problem, cfg.question, place, cfg.chain)
+        told = prompt(problem, cfg.question, place, cfg.chain, context)
         slot = "<what came over the hop>" if place else ""
         alone = template.first(fill(slot, told.words))
         after = template.following(told.words)

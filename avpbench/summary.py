@@ -10,6 +10,7 @@ from avpbench.records import FidelityRecord, LatencyRecord, SampleRecord
 
 AA_LIMIT = 0.02
 REFERENCE = "reprefill"
+_CLOCKS = ("host", "device", "handoff")
 
 
 def summarize(
@@ -42,10 +43,11 @@ def summarize(
 
 
 def _times(latency: Sequence[LatencyRecord], strategy: str) -> dict[str, Any]:
-    own = {c: [r.seconds for r in latency if (r.strategy, r.clock, r.aa) == (strategy, c, False)] for c in ("host", "device", "handoff")}
-    reference = {c: [r.seconds for r in latency if (r.strategy, r.clock, r.aa) == (REFERENCE, c, False)] for c in own}
+    whole = _whole(latency, strategy)
+    own = {c: [r.seconds for r in whole if (r.strategy, r.clock, r.aa) == (strategy, c, False)] for c in _CLOCKS}
+    reference = {c: [r.seconds for r in whole if (r.strategy, r.clock, r.aa) == (REFERENCE, c, False)] for c in _CLOCKS}
     aa = aa_interval(latency, strategy)
-    staged = [(r.stages_s, r.seconds) for r in latency if r.strategy == strategy and r.stages_s and not r.aa]
+    staged = [(r.stages_s, r.seconds) for r in whole if r.strategy == strategy and r.stages_s and not r.aa]
     stages = {name: sum(s[name] for s, _ in staged) / len(staged) for name in staged[0][0]} if staged else None
     return {
         "ttft_host_s": mean(own["host"]),
@@ -58,11 +60,21 @@ def _times(latency: Sequence[LatencyRecord], strategy: str) -> dict[str, Any]:
         "stages_s": stages,
         "stages_residual": 1 - sum(stages.values()) / (sum(t for _, t in staged) / len(staged)) if stages else None,
         "num_blocks": len(own["host"]),
-        "prefix_tokens": mean(r.prefix_tokens for r in latency if r.strategy == strategy),
-        "new_tokens": mean(r.new_tokens for r in latency if r.strategy == strategy),
+        "prefix_tokens": mean(r.prefix_tokens for r in whole if r.strategy == strategy),
+        "new_tokens": mean(r.new_tokens for r in whole if r.strategy == strategy),
         "aa_log_ratio_low": aa[0] if aa else None,
         "aa_log_ratio_high": aa[1] if aa else None,
     }
+
+
+def _whole(latency: Sequence[LatencyRecord], strategy: str) -> list[LatencyRecord]:
+    """The records of blocks in which this strategy, and the reference if it ran at all, have every clock."""
+    kinds = {strategy} | ({REFERENCE} & {r.strategy for r in latency})
+    held: dict[int, set[tuple[str, str]]] = {}
+    for r in latency:
+        held.setdefault(r.block, set()).add((r.strategy, r.clock))
+    clocks = {r.clock for r in latency}
+    return [r for r in latency if all((kind, clock) in held[r.block] for kind in kinds for clock in clocks)]
 
 
 def speedup(latency: Sequence[LatencyRecord], strategy: str, clock: str) -> float | None:

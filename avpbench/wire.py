@@ -24,6 +24,7 @@ from avpbench.errors import WireError
 
 FORMAT, VERSION = "avpbench", "1"
 MAX_HEADER_BYTES = 16 * 2**20
+_MAX_ELEMENTS = 2**48
 _ALIGN = 64
 _DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F8_E4M3": torch.float8_e4m3fn,
@@ -124,6 +125,8 @@ def _tensors(table: dict[str, Any], view: memoryview, begin: int) -> dict[str, T
             raise WireError(f"tensor {name!r} has unknown dtype {row['dtype']!r}")
         if any(type(n) is not int or n < 0 for n in (*shape, start, stop)):
             raise WireError(f"tensor {name!r}: shape {shape} and offsets {start}, {stop} must be whole numbers >= 0")
+        if math.prod(n for n in shape if n) >= _MAX_ELEMENTS:
+            raise WireError(f"tensor {name!r} has shape {shape}, which no memory holds")
         dtype = _DTYPES[row["dtype"]]
         size = math.prod(shape) * dtype.itemsize
         if start != at or stop - start != size:

@@ -44,11 +44,15 @@ def test_help_imports_nothing_heavy() -> None:
         (["model=qwen2b"], "did you mean qwen"),
         (["chain"], "not KEY=VALUE"),
         (["strategy=raw,tex"], "did you mean text"),
+        (["receiver=tinny"], "did you mean tiny"),
+        (["roles.planner=tinny"], "did you mean tiny"),
+        (["latency.against=[rewprefill]"], "did you mean reprefill"),
+        (["shwo"], "did you mean show"),
     ],
 )
 def test_did_you_mean(words: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        check(words)
+        check(words, ("run", "show"))
 
 
 def test_what_is_right_passes() -> None:
@@ -62,6 +66,16 @@ def test_errors_are_one_message_without_a_traceback() -> None:
     assert done.returncode == 1
     assert "avpbench: chain must be a whole number >= 1, got 0" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "word", ["device=foo", "task.size=x", "results=null", "chain=${nope}", "tracker=wandb tracker.mode=foo", "seed=abc", "temperature=warm"]
+)
+def test_bad_values_are_one_message_without_a_traceback(word: str) -> None:
+    done = avpbench("limit=1", *word.split())
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "\navpbench: " in done.stderr
 
 
 def test_show_renders_every_agent_without_weights() -> None:
@@ -85,6 +99,16 @@ def test_a_multirun_compares_its_cells(tmp_path: Path) -> None:
     assert "speed-up" in comparison
     assert done.stdout.count("task: wordmath") == 4
     assert {p.name for p in tmp_path.iterdir()} <= {"adhoc", ".multirun"}
+
+
+@pytest.mark.slow
+def test_a_failed_cell_does_not_cost_the_comparison(tmp_path: Path) -> None:
+    words = ["-m", "context=0,9999", "chain=2", "limit=2", "latency=off", "tracker=console", "max_new_tokens=8", f"results={tmp_path}"]
+    done = avpbench(*words, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "comparison" in done.stdout
+    assert "failed: strategy Raw, chain 2: ConfigError: context=9999 does not fit tiny" in done.stdout
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(("group", "name"), [(g, n) for g, names in GROUPS.items() for n in names])

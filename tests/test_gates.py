@@ -13,13 +13,15 @@ from conftest import dummy
 from avpbench import gates, wire
 from avpbench.agents import Agent
 from avpbench.core import AgentState, KVCache, Parcel, Prefix
-from avpbench.engine.batch import Batch
+from avpbench.engine.batch import Batch, Start
 from avpbench.engine.engine import Engine
 from avpbench.engine.load import load
 from avpbench.errors import GateFailed
 from avpbench.gates import Probe
 from avpbench.links.direct import Direct
+from avpbench.strategies import reprefill
 from avpbench.strategies.raw import Raw
+from avpbench.strategies.tokens import pack
 
 
 def agents(engine: Engine) -> list[Agent]:
@@ -120,9 +122,52 @@ def forget_the_span(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Batch, "prefill", from_zero)
 
 
+def not_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache path that yields NaN."""
+    prefill = Engine.prefill
+
+    def broken(self: Engine, starts: list[Start]) -> tuple[list[KVCache], torch.Tensor]:
+        caches, logits = prefill(self, starts)
+        if any(s.prefix.cache for s in starts):
+            logits = torch.full_like(logits, torch.nan)
+        return caches, logits
+
+    monkeypatch.setattr(Engine, "prefill", broken)
+
+
+def forget_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A re-prefill that is given one token too few."""
+
+    def short(state: AgentState) -> dict[str, torch.Tensor]:
+        return pack(replace(state, token_ids=state.token_ids[1:]))
+
+    monkeypatch.setattr(reprefill, "pack", short)
+
+
+def empty_thoughts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An engine that recomputes latent steps from zeros."""
+    inputs = Batch._inputs
+
+    def zeroed(self: Batch, ids: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {k: torch.zeros_like(v) if k == "inputs_embeds" else v for k, v in inputs(self, ids).items()}
+
+    monkeypatch.setattr(Batch, "_inputs", zeroed)
+
+
+def alter_the_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wire that changes what the card says."""
+    decode = wire.decode
+    monkeypatch.setattr(wire, "decode", lambda b: Parcel(replace((p := decode(b)).card, decision="changed"), p.tensors))
+
+
 MUTANTS: list[tuple[Callable[[pytest.MonkeyPatch], None], str]] = [
     (shift_positions, "raw_equals_reprefill"),
     (forget_the_span, "floor_is_small"),
+    (not_a_number, "floor_is_small"),
+    (not_a_number, "raw_equals_reprefill"),
+    (forget_a_token, "raw_equals_reprefill"),
+    (empty_thoughts, "raw_equals_reprefill"),
+    (alter_the_card, "parcels_round_trip"),
     (show_padding, "same_ids"),
     (drop_a_bit, "parcels_round_trip"),
     (write_into_the_sender, "sender_unchanged"),

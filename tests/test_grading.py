@@ -19,9 +19,11 @@ RIGHT = [
     ("#### 2 1/2", "2.5"), ("The final answer is: \\(\\boxed{42}\\)", "42"), ("10-3", "3"), ("#### 0.5", "1/2"), ("so $-3$", "-3"),
     ("#### **18**", "18"), ("The answer is\n\n18", "18"), ("\\boxed{18\\text{ dollars}}", "18"), ("\\boxed{\\$18}", "18"),
     ("#### .5", "0.5"), ("#### \u22124", "-4"), ("\\boxed{7} but the answer is 8", "7"), ("the answer is 4, or 5 in all", "4"),
+    ("#### none\nThe answer is 3", "3"), ("The answer is 18.\n####", "18"), ("####\n18", "18"), ("The *answer* is 18. I used 3 steps.", "18"),
+    ("The answer _is_ 18. I used 3 steps.", "18"), ("Total:\n- 18", "18"), ("It is 2 1/2", "2.5"), ("It is 16 3/2", "1.5"), ("2 * 3 * 4", "4"),
     ("#### 1000000", "1,000,000"), ("#### 18", "She has 9 * 2 = <<9*2=18>>18\n#### 18"), (r"\boxed{\dfrac{3}{4}}", "0.75"),
 ]  # fmt: skip
-WRONG = [("#### 5\n#### 6", "6"), ("nothing at all", "3"), ("#### none\nThe answer is 3", "3"), ("", "0"), ("#### 1", "1.01")]
+WRONG = [("#### 5\n#### 6", "6"), ("nothing at all", "3"), ("1" * 5000, "1"), ("#### " + "9" * 5000, "9"), ("", "0"), ("#### 1", "1.01")]
 
 
 @pytest.mark.parametrize(("completion", "gold"), RIGHT)

@@ -59,6 +59,9 @@ def test_stages_are_parts_of_their_total(tiny: Engine, tmp_path: Path) -> None:
 def test_raw_and_reprefill_are_timed_on_the_same_tokens(tiny: Engine, tmp_path: Path) -> None:
     rows = timed(tiny, tmp_path, ("raw", "reprefill"), prefix_tokens=100, new_tokens=7)
     assert {(r.prefix_tokens, r.new_tokens) for r in rows} == {(100, 7)}
+    text = [r for r in timed(tiny, tmp_path / "..", ("text",), prefix_tokens=100, new_tokens=7) if r.strategy == "text"]
+    assert {r.new_tokens for r in text} == {7}
+    assert all(80 < r.prefix_tokens < 250 for r in text)
     one = cell(tiny, limit=2)
     raw, again = latency.last_hops(one, [Raw(), Reprefill()], 1, None)
     assert raw.state.token_ids == again.state.token_ids
@@ -80,13 +83,21 @@ def test_blocks_that_are_there_are_not_repeated(tiny: Engine, tmp_path: Path) ->
     assert timed(tiny, tmp_path, ("raw", "reprefill"), repeats=3) == both
 
 
-def test_what_a_crash_left_of_a_block_is_timed_again(tiny: Engine, tmp_path: Path) -> None:
+def test_what_a_crash_left_of_a_block_does_not_count(tiny: Engine, tmp_path: Path) -> None:
     timed(tiny, tmp_path, ("raw", "reprefill"), repeats=2)
     path = tmp_path / "latency.jsonl"
     path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-3]))
     rows = timed(tiny, tmp_path, ("raw", "reprefill"), repeats=2)
-    assert len(rows) == 2 * 2 * 4
-    assert len({(r.block, r.strategy, r.clock) for r in rows}) == len(rows)
+    assert [len([r for r in rows if r.block == b]) for b in range(3)] == [8, 5, 8]
+    assert summarize([], rows, [], "raw")["num_blocks"] == 2
+
+
+def test_blocks_without_aa_do_not_count_for_aa(tiny: Engine, tmp_path: Path) -> None:
+    plain = timed(tiny, tmp_path, ("raw", "reprefill"), repeats=2)
+    rows = timed(tiny, tmp_path, ("raw", "reprefill"), repeats=2, aa=True)
+    assert rows[: len(plain)] == plain
+    assert sum(r.aa for r in rows) == 2 * 4
+    assert {r.block for r in rows} == {0, 1, 2, 3}
 
 
 def test_aa_runs_a_strategy_twice(tiny: Engine, tmp_path: Path) -> None:

@@ -49,17 +49,6 @@ def test_a_broken_line_in_the_middle_is_named(tmp_path: Path) -> None:
         Journal(path).read()
 
 
-def test_lines_beyond_are_cut(tmp_path: Path) -> None:
-    journal = Journal(tmp_path / "x.jsonl")
-    journal.cut(3)
-    for n in range(5):
-        journal.append(Row(n))
-    journal.cut(7)
-    assert len(journal.read()) == 5
-    journal.cut(2)
-    assert [row["n"] for row in journal.read()] == [0, 1]
-
-
 def test_a_full_disk_keeps_every_earlier_line(tmp_path: Path) -> None:
     """The kernel refuses the write half-way, as a full disk does."""
     code = f"""
@@ -116,6 +105,38 @@ def test_a_reused_process_number_is_not_the_holder(tmp_path: Path) -> None:
     (tmp_path / "lock").write_text(json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "started": "0"}))
     with held(tmp_path):
         assert json.loads((tmp_path / "lock").read_text())["started"] != "0"
+
+
+@pytest.mark.parametrize("said", ["", "{", "[]", "{}"])
+def test_a_lock_that_says_nothing_is_taken_over(tmp_path: Path, said: str) -> None:
+    (tmp_path / "lock").write_text(said)
+    with held(tmp_path):
+        assert json.loads((tmp_path / "lock").read_text())["pid"] == os.getpid()
+
+
+def test_of_two_that_find_a_dead_lock_one_gets_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other process takes over between our look at the dead lock and our removing it."""
+    dead = json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "started": "0"})
+    living = subprocess.Popen(["sleep", "30"])
+    (tmp_path / "lock").write_text(dead)
+    rename = os.rename
+    taken = []
+
+    def late(source: Path, target: Path) -> None:
+        if not taken:
+            started = Path(f"/proc/{living.pid}/stat").read_text().rsplit(")", 1)[1].split()[19]
+            Path(source).write_text(json.dumps({"host": socket.gethostname(), "pid": living.pid, "started": started}))
+            taken.append(1)
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", late)
+    try:
+        with pytest.raises(RecordsError, match=f"in use by process {living.pid}"), held(tmp_path):
+            pass
+        assert json.loads((tmp_path / "lock").read_text())["pid"] == living.pid
+    finally:
+        living.kill()
+        living.wait()
 
 
 def test_a_holder_elsewhere_is_believed(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from avpbench import run
 from avpbench.cell import Cell
 from avpbench.config import compose, identify
 from avpbench.engine.engine import Engine
-from avpbench.errors import ConfigError, GateFailed, NotFound, OutOfMemory, RecordsError
+from avpbench.errors import ConfigError, GateFailed, IncompatibleModels, NotFound, OutOfMemory, RecordsError
 from avpbench.gates import Gate
 from avpbench.phases import quality
 from avpbench.records import read_samples
@@ -123,6 +123,8 @@ def test_what_cannot_change_a_result_is_not_hashed(tmp_path: Path) -> None:
         "fidelity=on",
     ):
         assert identify(compose([word])).hash == base, word
+    assert identify(compose(["chain=1", "question=all", "roles.planner=tiny"])).hash == identify(compose(["chain=1"])).hash
+    assert identify(compose(["model.path=/a"])).hash == base
     for word in (
         "chain=3",
         "seed=1",
@@ -166,7 +168,7 @@ def test_an_out_of_memory_batch_is_halved_and_recorded(tmp_path: Path, monkeypat
 
     def small_device(agents: Any, prompts: Any, jobs: Any) -> Any:
         if len(prompts) > 2:
-            raise OutOfMemory("no room")
+            raise MemoryError
         return run_chain(agents, prompts, jobs)
 
     monkeypatch.setattr(quality, "run_chain", small_device)
@@ -254,6 +256,43 @@ def test_a_hub_folder_is_loaded_and_its_commit_recorded(tmp_path: Path, tiny: En
     go(tmp_path, "model=qwen0.5b", "task=wordmath", "limit=2", "gates=off")
     found = next((tmp_path / "adhoc").glob("qwen0.5b-*/meta.json"))
     assert json.loads(found.read_text())["models"][0]["commit"] == "0123abc"
+
+
+def test_two_models_in_one_chain(
+    tmp_path: Path, untied: Engine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The receiver plays every second agent; words go between models, K/V does not, and it is refused before a run."""
+    import huggingface_hub
+
+    untied.model.save_pretrained(tmp_path / "other")
+    untied.tokenizer.save_pretrained(tmp_path / "other")
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda repo, **kwargs: str(tmp_path / "other"))
+    words = ("chain=3", "limit=2", "latency=off")
+    go(tmp_path, "strategy=text", "receiver=qwen0.5b", *words)
+    samples = read_samples(next((tmp_path / "adhoc").glob("tiny+qwen0.5b-text-*")))
+    assert [t.model for t in samples[0].turns] == ["tiny", "qwen0.5b", "tiny"]
+    go(tmp_path, "strategy=text", "roles.solver=qwen0.5b", *words)
+    with pytest.raises(IncompatibleModels, match=r"raw hands K/V from tiny to qwen0\.5b"):
+        go(tmp_path, "strategy=raw", "receiver=qwen0.5b", *words)
+    summary = go(tmp_path, "strategy=text", "receiver=qwen0.5b", "chain=3", "limit=2", "latency=on")
+    assert (summary["num_errors"], summary["ttft_host_s"]) == (0, None)
+    assert "latency and fidelity are left out" in capsys.readouterr().out
+    with pytest.raises(ConfigError, match="link=shared"):
+        go(tmp_path, "strategy=text", "receiver=qwen0.5b", "link=shared", *words)
+
+
+def test_a_timing_only_run_is_guarded_too(tmp_path: Path) -> None:
+    words = ("quality=off", "latency=on", "latency.repeats=1", "limit=2")
+    go(tmp_path, *words)
+    path = folder(tmp_path, *words) / "meta.json"
+    meta = json.loads(path.read_text())
+    meta["identity"]["device"] = "another"
+    path.write_text(json.dumps(meta))
+    with pytest.raises(RecordsError, match="differs in device"):
+        go(tmp_path, *words)
+    go(tmp_path, *words, "resume=anyway")
+    go(tmp_path, *words)
+    assert len(json.loads(path.read_text())["resumed_anyway"]) == 1
 
 
 def command(results: Path, *words: str) -> list[str]:

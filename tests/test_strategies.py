@@ -143,6 +143,15 @@ def test_another_model_is_refused(tiny: Engine, untied: Engine) -> None:
     parcel = Raw().export(state_of(untied, Raw()), untied, untied.spec)
     with pytest.raises(WireError, match="parcel from another model: weights_id"):
         Raw().inject(parcel, tiny)
+    again = Reprefill().export(state_of(tiny, Reprefill()), tiny, tiny.spec)
+    with pytest.raises(WireError, match="parcel from another model: tokenizer_id"):
+        Reprefill().inject(Parcel(replace(again.card, sender=replace(tiny.spec, tokenizer_id="x")), again.tensors), tiny)
+    Reprefill().inject(Parcel(replace(again.card, sender=replace(tiny.spec, weights_id="x")), again.tensors), tiny)
+    agent = Agent(tiny, Reprefill(), Direct())
+    thought, _ = agent.act([agent.receive(None, told("x"))], [told("x")], Think(2))[0]
+    parcel = Reprefill().export(thought, tiny, tiny.spec)
+    with pytest.raises(WireError, match="parcel from another model: weights_id"):
+        Reprefill().inject(Parcel(replace(parcel.card, sender=replace(tiny.spec, weights_id="x")), parcel.tensors), tiny)
     other = replace(tiny.spec, tokenizer_id="other")
     with pytest.raises(IncompatibleModels, match="whose tokenizer is another"):
         Reprefill().check(tiny.spec, other)

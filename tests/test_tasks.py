@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from avpbench.build import build
+from avpbench.config import CONF, compose
 from avpbench.errors import ConfigError, NotFound
 from avpbench.prompts import given, question_alone
 from avpbench.tasks.grading import grade
@@ -85,6 +87,26 @@ def test_split_gives_every_fact_to_exactly_one_agent(chain: int) -> None:
             assert not any(fact in question_alone(problem, "split") for fact in problem.facts)
 
 
+@pytest.mark.parametrize("name", sorted(p.stem for p in (CONF / "task").glob("*.yaml")))
+def test_the_contract_of_every_task(name: str, request: pytest.FixtureRequest) -> None:
+    """Each YAML in conf/task is tested because it exists; a task that reads data is given a real copy."""
+    cfg = compose([f"task={name}"]).task
+    if name == "gsm8k":
+        cfg.path = str(request.getfixturevalue("gsm8k_folder"))
+    task: Task = build(cfg)
+    again: Task = build(cfg)
+    assert task.name == name
+    assert task.fingerprint == again.fingerprint
+    some = range(0, len(task), max(1, len(task) // 100))
+    problems = [task.problem(i) for i in some]
+    assert problems == [again.problem(i) for i in some]
+    assert len({p.id for p in problems} | {task.exemplar(i).id for i in range(20)}) == len(problems) + 20
+    for p in problems:
+        assert grade(p.solution, p.gold).correct
+        assert all(fact in p.question for fact in p.facts)
+        assert p.asked in p.question
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_donors_are_one_cycle(seed: int) -> None:
     donors = Wordmath(97, "easy", 0).donors(seed)
@@ -96,7 +118,7 @@ def test_donors_are_one_cycle(seed: int) -> None:
     assert sorted(seen) == list(range(97))
 
 
-@pytest.mark.parametrize(("changes", "message"), [({"level": "hard"}, "one of"), ({"size": 1}, "at least 2"), ({"path": "x"}, "generated")])
+@pytest.mark.parametrize(("changes", "message"), [({"level": "hard"}, "one of"), ({"size": 1}, ">= 2"), ({"path": "x"}, "generated")])
 def test_wordmath_refuses(changes: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Wordmath(**({"size": 10, "level": "easy", "seed": 0} | changes))  # type: ignore[arg-type]
@@ -121,6 +143,16 @@ def test_a_broken_line_is_named(tmp_path: Path, line: str) -> None:
     (tmp_path / "train.jsonl").write_text(good)
     (tmp_path / "test.jsonl").write_text(good + line + "\n")
     with pytest.raises(NotFound, match=r"test\.jsonl:2: broken line"):
+        Gsm8k(str(tmp_path), "main")
+
+
+def test_lines_end_at_newlines_only(tmp_path: Path) -> None:
+    line = '{"question": "A\u2028B has 3. How many?", "answer": "#### 3"}\n'
+    for split in ("train", "test"):
+        (tmp_path / f"{split}.jsonl").write_text(line, encoding="utf-8")
+    assert len(Gsm8k(str(tmp_path), "main")) == 1
+    (tmp_path / "test.jsonl").write_bytes(b'{"question": "caf\xe9 3?", "answer": "#### 3"}\n')
+    with pytest.raises(NotFound, match=r"test\.jsonl:1: broken line \(UnicodeDecodeError"):
         Gsm8k(str(tmp_path), "main")
 
 

@@ -54,7 +54,8 @@ class Continuation:
 
 
 @contextmanager
-def _memory_errors() -> Iterator[None]:
+def memory_errors() -> Iterator[None]:
+    """Raises OutOfMemory for what a device or the host could not hold."""
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError) as error:
@@ -109,7 +110,7 @@ class Engine:
     @torch.inference_mode()
     def prefill(self, starts: Sequence[Start]) -> tuple[list[KVCache], Tensor]:
         """Every row's cache after its prompt, and the logits_BV of its next token."""
-        with _memory_errors():
+        with memory_errors():
             batch = self._batch(starts, 0)
             logits = self._allowed(batch.prefill()[:, -1])
             return [batch.take(r, 0) for r in range(len(starts))], logits
@@ -123,7 +124,7 @@ class Engine:
         With a script every forward pass and every choice is made; the chosen id is then discarded and the scripted
         one fed. Raises OutOfMemory where the device cannot hold the batch.
         """
-        with _memory_errors():
+        with memory_errors():
             room = min(_ROOM, max(s.max_new_tokens for s in speeches))
             with stages("prefill"):
                 batch = self._batch(starts, room)
@@ -190,7 +191,7 @@ class Engine:
     @torch.inference_mode()
     def think(self, starts: Sequence[Start], steps: int, stages: AnyStages = NO_STAGES) -> list[Continuation]:
         """Each row thinks `steps` latent steps: its last hidden state, realigned, is its next input."""
-        with _memory_errors(), last_hidden(self.model) as hidden:
+        with memory_errors(), last_hidden(self.model) as hidden:
             with stages("prefill"):
                 batch = self._batch(starts, steps)
                 logits = batch.prefill()[:, -1]
@@ -219,7 +220,7 @@ class Engine:
     @torch.inference_mode()
     def score(self, starts: Sequence[Start], continuations: Sequence[tuple[int, ...]]) -> list[Tensor]:
         """Teacher-forced log-probabilities_MV of each continuation's M places, in float32 on the device."""
-        with _memory_errors():
+        with memory_errors():
             longer = [Start(s.prefix, s.prompt_ids + c) for s, c in zip(starts, continuations, strict=True)]
             logits = self._batch(longer, 0).prefill(max(map(len, continuations)) + 1)
             logits = self._allowed(logits.float())

@@ -18,7 +18,9 @@ from avpbench.errors import ConfigError, NotFound, cause
 
 ZOO = Path(__file__).parent.parent / "zoo"
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
+WAYS_ON = "Ways on: log in or connect (`hf auth login`) for the hub; model.path=DIR; model.load=dummy for timing with random weights"
+_TOKENIZER_FILES = ["*.json", "*.jinja", "*.txt", "*.model"]
+_FILES = [*_TOKENIZER_FILES, "*.safetensors"]
 
 
 @final
@@ -51,7 +53,10 @@ def resolve_device(device: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ConfigError(f"device={device}: no CUDA device is visible; use device=cpu or device=auto")
-    return torch.device(device)
+    try:
+        return torch.device(device)
+    except RuntimeError as error:
+        raise ConfigError(f"device must be auto, cpu, cuda or cuda:N; got {device!r}") from error
 
 
 def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
@@ -63,10 +68,10 @@ def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
     return _DTYPES[dtype]
 
 
-def locate(source: Source) -> tuple[Path | None, str | None]:
-    """The folder that holds the model, and the commit where the hub names one; (None, None) for dummy weights.
+def locate(source: Source, weights: bool = True) -> tuple[Path | None, str | None]:
+    """The folder that holds the model (without `weights`: at least its tokenizer), and the hub's commit where there is one.
 
-    Raises NotFound, saying what was looked for and where.
+    (None, None) for dummy weights. Raises NotFound, saying what was looked for and where.
     """
     if source.load == "dummy":
         if source.shape is None:
@@ -81,24 +86,25 @@ def locate(source: Source) -> tuple[Path | None, str | None]:
             raise NotFound(f"no embedded model {source.zoo}; there are {', '.join(known)}")
         return folder, None
     assert source.repo is not None, f"model {source.name} names neither repo nor zoo"
-    return _from_hub(source.repo, source.revision)
+    return _from_hub(source.repo, source.revision, _FILES if weights else _TOKENIZER_FILES)
 
 
 def _folder(folder: Path) -> Path:
     if not (folder / "config.json").is_file():
-        raise NotFound(f"no model: looked for {folder / 'config.json'}; model.path= must name a folder as save_pretrained writes it")
+        raise NotFound(
+            f"no model: looked for {folder / 'config.json'}; model.path= must name a folder as save_pretrained writes it. {WAYS_ON}"
+        )
     return folder
 
 
-def _from_hub(repo: str, revision: str) -> tuple[Path, str]:
+def _from_hub(repo: str, revision: str, files: list[str]) -> tuple[Path, str]:
     from huggingface_hub import snapshot_download
 
     try:
-        folder = Path(snapshot_download(repo, revision=revision, allow_patterns=_FILES))
+        folder = Path(snapshot_download(repo, revision=revision, allow_patterns=files))
     except Exception as error:  # the hub's client raises many kinds, all meaning that it could not be had
         raise NotFound(
-            f"no model: looked for {repo} at revision {revision} on the hub and in its cache ({cause(error)})."
-            " Ways on: log in or connect (`hf auth login`); model.path=DIR; model.load=dummy for timing with random weights"
+            f"no model: looked for {repo} at revision {revision} on the hub and in its cache ({cause(error)}). {WAYS_ON}"
         ) from error
     return folder, folder.name
 
@@ -112,7 +118,7 @@ def load(source: Source, device: torch.device, dtype: torch.dtype) -> Engine:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     folder, commit = locate(source)
-    tokenizer, notes = _tokenizer(source, folder)
+    tokenizer, notes = tokenizer_of(source)
     if folder is None:
         assert source.shape is not None
         shape = json.loads(source.shape)
@@ -134,19 +140,19 @@ def load(source: Source, device: torch.device, dtype: torch.dtype) -> Engine:
     return Engine(model.eval(), tokenizer, who, config.max_position_embeddings, commit, notes)
 
 
-def tokenizer_of(source: Source) -> Any:
-    """The tokenizer alone, without weights. Raises NotFound."""
-    return _tokenizer(source, locate(source)[0])[0]
-
-
-def _tokenizer(source: Source, folder: Path | None) -> tuple[Any, tuple[str, ...]]:
+@lru_cache(maxsize=8)
+def tokenizer_of(source: Source) -> tuple[Any, tuple[str, ...]]:
+    """The tokenizer alone, without weights, and what a reader must know of it. Raises NotFound, ConfigError."""
     from transformers import AutoTokenizer
 
+    folder, _ = locate(source, weights=False)
     where: str | Path = source.tokenizer or folder or ZOO / "tiny-0"
     try:
         tokenizer = AutoTokenizer.from_pretrained(where)
     except (OSError, ValueError) as error:
-        raise NotFound(f"no tokenizer: looked for {where} ({cause(error)}); model.tokenizer=DIR names another") from error
+        raise NotFound(
+            f"no tokenizer: looked for {where} ({cause(error)}); model.tokenizer=DIR names another, null is the embedded one"
+        ) from error
     if tokenizer.chat_template is None:
         raise ConfigError(f"the tokenizer in {where} has no chat template; agents need one (an instruct model's)")
     borrowed = folder is None and source.tokenizer is None

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 from avpbench.cell import Cell
+from avpbench.engine.engine import memory_errors
 from avpbench.errors import AvpBenchError, OutOfMemory
 from avpbench.progress import progress
 from avpbench.records import Journal
@@ -46,7 +47,8 @@ def halving(indices: Sequence[int], compute: Callable[[Sequence[int]], list[R]],
     The failure of a single problem is its record: no sample is lost, whatever a model or a device raises.
     """
     try:
-        return compute(indices)
+        with memory_errors():
+            return compute(indices)
     except Exception as error:
         if len(indices) == 1:
             if not isinstance(error, AvpBenchError):

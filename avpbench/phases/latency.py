@@ -10,7 +10,7 @@ import random
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import final
+from typing import Any, final
 
 from avpbench.agents import Agent, Opened, Speak
 from avpbench.cell import Cell
@@ -38,7 +38,7 @@ CLOCKS = ("host", "handoff", "device", "stages")
 @dataclass(frozen=True, slots=True)
 class Timing:
     """What is timed. `prefix_tokens` None: the transcript's own; `new_tokens` is the receiver's prompt, cut or repeated
-    to this length where the strategy hands over a prefix of tokens (None: its own)."""
+    to this length (None: its own)."""
 
     repeats: int
     warmup: int
@@ -67,12 +67,14 @@ class LastHop:
 
 
 def run(cell: Cell, strategies: Sequence[Strategy], timing: Timing, journal: Journal, check_stop: Callable[[], None]) -> None:
-    """Times the blocks that the journal does not hold whole, after this process's own warm-up."""
+    """Times blocks until the journal holds `repeats` whole ones, after this process's own warm-up."""
     entrants = [(s, False) for s in strategies] + ([(strategies[0], True)] if timing.aa else [])
-    first = _whole_blocks(journal, len(entrants) * len(CLOCKS))
+    rows = journal.read()
+    missing = max(0, timing.repeats - _num_whole_blocks(rows, [(s.kind, aa) for s, aa in entrants]))
+    first = 1 + max((row["block"] for row in rows), default=-1)
     hops: dict[int, list[LastHop]] = {}
-    with progress("latency", timing.repeats, min(first, timing.repeats)) as advance:
-        for block in range(first - timing.warmup, timing.repeats) if first < timing.repeats else ():
+    with progress("latency", timing.repeats, timing.repeats - missing) as advance:
+        for block in range(first - timing.warmup, first + missing) if missing else ():
             check_stop()
             index = max(block, 0) % min(_PROBLEMS, cell.num_samples)
             if index not in hops:
@@ -86,12 +88,13 @@ def run(cell: Cell, strategies: Sequence[Strategy], timing: Timing, journal: Jou
                 advance(1)
 
 
-def _whole_blocks(journal: Journal, rows_a_block: int) -> int:
-    """How many blocks are there whole; what a crash left of the next is cut off."""
-    rows = journal.read()
-    whole_blocks = len(rows) // rows_a_block
-    journal.cut(whole_blocks * rows_a_block)
-    return whole_blocks
+def _num_whole_blocks(rows: Sequence[dict[str, Any]], entrants: Sequence[tuple[str, bool]]) -> int:
+    """Blocks in which every entrant has every clock. What a crash left of a block stays, and does not count."""
+    wanted = {(kind, aa, clock) for kind, aa in entrants for clock in CLOCKS}
+    held: dict[int, set[tuple[str, bool, str]]] = {}
+    for row in rows:
+        held.setdefault(row["block"], set()).add((row["strategy"], row["aa"], row["clock"]))
+    return sum(wanted <= have for have in held.values())
 
 
 def last_hops(cell: Cell, strategies: Sequence[Strategy], index: int, prefix_tokens: int | None) -> list[LastHop]:
@@ -136,10 +139,10 @@ def repeat(hop: LastHop, timing: Timing, block: int, order: int, aa: bool) -> li
     with total(device) as staged:
         message = direct[0].send(hop.state, hop.receiver.engine.spec, stages).message
         first_token(direct[1], message, hop.prompt, timing.new_tokens, stages)
-    start = opened.start
+    start, given = opened.start, timing.new_tokens or len(opened.start.prompt_ids)
     common = {
         "block": block, "order": order, "strategy": hop.strategy.kind, "sample_id": hop.sample_id, "aa": aa,
-        "prefix_tokens": len(start.prefix.token_ids), "new_tokens": len(start.prompt_ids), "wire_bytes": out.wire_bytes,
+        "prefix_tokens": len(start.token_ids) - given, "new_tokens": given, "wire_bytes": out.wire_bytes,
         "process": _PROCESS,
     }  # fmt: skip
     totals = zip(CLOCKS, (host, handoff, resident, staged), (None, None, None, stages.seconds()), strict=True)
@@ -147,12 +150,18 @@ def repeat(hop: LastHop, timing: Timing, block: int, order: int, aa: bool) -> li
 
 
 def first_token(agent: Agent, message: Message, prompt: Prompt, new_tokens: int | None, stages: AnyStages = NO_STAGES) -> Opened:
-    """Opens the message and brings the first token's id to the host."""
+    """Opens the message and brings the first token's id to the host.
+
+    With `new_tokens` the prompt is cut or repeated to that length: exactly, by ids, behind a prefix of tokens; by its
+    words, to within the chat template's own tokens, where the context comes as text.
+    """
+    if new_tokens is not None:
+        ids = agent.engine.template.encode(prompt.words)
+        prompt = replace(prompt, words=agent.engine.decode(_repeated(ids, new_tokens)))
     opened = agent.receive(message, prompt, stages)
     start = opened.start
     if new_tokens is not None and start.prefix.token_ids:
         start = Start(start.prefix, _repeated(start.prompt_ids, new_tokens))
         opened = Opened(start, opened.received)
-    job = Speak((Speech(1, generator("latency")),), _GREEDY)
-    agent.act([opened], [prompt], job, stages)
+    agent.act([opened], [prompt], Speak((Speech(1, generator("latency")),), _GREEDY), stages)
     return opened

@@ -48,5 +48,5 @@ class Raw(Strategy):
             wrong = next((t for t in layers if tuple(t.shape) != shape), None)
             if wrong is not None:
                 raise WireError(f"{half} have shape {tuple(wrong.shape)}; {spec.name} and the positions want {shape}")
-            halves[half] = tuple(layers)
+            halves[half] = tuple(t.to(receiver.device) for t in layers)
         return Prefix(token_ids=token_ids, soft_NE=soft_NE, cache=KVCache(halves["keys"], halves["values"], positions_T, span))

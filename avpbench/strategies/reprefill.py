@@ -6,7 +6,8 @@ from typing import final
 
 from avpbench.core import AgentState, ModelSpec, Parcel, Prefix
 from avpbench.engine.engine import Engine
-from avpbench.strategies.strategy import Strategy, require_same_tokens
+from avpbench.errors import WireError
+from avpbench.strategies.strategy import Strategy, differing, require_same_tokens
 from avpbench.strategies.tokens import pack, unpack
 
 
@@ -24,5 +25,8 @@ class Reprefill(Strategy):
         return Parcel(self.card(state), pack(state))
 
     def inject(self, parcel: Parcel, receiver: Engine) -> Prefix:
-        token_ids, soft_NE = unpack(self.own(parcel), receiver)
+        sender, mine = self.own(parcel).card.sender, receiver.spec
+        token_ids, soft_NE = unpack(parcel, receiver)
+        if sender.tokenizer_id != mine.tokenizer_id or (soft_NE is not None and sender != mine):
+            raise WireError(f"parcel from another model: {differing(sender, mine)}")
         return Prefix(token_ids=token_ids, soft_NE=soft_NE)

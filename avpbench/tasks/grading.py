@@ -21,9 +21,10 @@ class Grade:
     correct: bool
 
 
+_DIGITS = 400  # a longer run of digits is no answer, and Python would refuse to read it
 _NUMBER = r"\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+"
 _SIGNED = re.compile(rf"(?P<sign>[-\u2212])?[ ]?(?P<money>[$€£])?[ ]?(?P<inner>[-\u2212])?(?P<num>{_NUMBER})(?:\s*/\s*(?P<den>{_NUMBER}))?")
-_STRICT = re.compile(r"####(.*?)(?:\n|####|$)", re.S)
+_STRICT = re.compile(r"####\s*(.*?)(?:\n|####|$)", re.S)
 _ANSWER_IS = re.compile(r"answer\s*(?:is|:|=)\s*:?", re.I)
 _FRACTION = re.compile(r"\\[dt]?frac\s*(?:\{([^{}]*)\}|(\d))\s*(?:\{([^{}]*)\}|(\d))")
 _MIXED = re.compile(r"(?<![\d.,/])(\d+)\s+(\d+)\s*/\s*(\d+)")
@@ -47,13 +48,13 @@ def strict(text: str) -> str | None:
 
 def extract(text: str) -> str | None:
     """The answer in a completion, strict before flexible, or None."""
-    text = _plain(text)
+    text = re.sub(rf"\d{{{_DIGITS},}}", " ", _plain(text))
     match = _STRICT.search(text)
-    if match is not None:
-        return _last_of_equation(match.group(1))
+    if match is not None and (found := _last_of_equation(match.group(1))) is not None:
+        return found
     boxed = _boxed(text)
-    if boxed is not None:
-        return _last_of_equation(boxed)
+    if boxed is not None and (found := _last_of_equation(boxed)) is not None:
+        return found
     phrases = list(_ANSWER_IS.finditer(text))
     if phrases:
         rest = text[phrases[-1].end() :]
@@ -66,6 +67,8 @@ def extract(text: str) -> str | None:
 def _plain(text: str) -> str:
     """Without Markdown marks and LaTeX spacing; LaTeX fractions as a/b."""
     text = re.sub(r"\*\*|__|`|~~", "", text)
+    text = re.sub(r"(?<!\w)([*_])(\w[^*_\n]*?)\1(?!\w)", r"\2", text)  # *emphasis*
+    text = re.sub(r"^\s*[-*•]\s+", "", text, flags=re.M)  # bullets
     text = re.sub(r"\\text\{([^{}]*)\}|\\(?:mathrm|mathbf)\{([^{}]*)\}", lambda m: f" {m.group(1) or m.group(2)} ", text)
     text = text.replace("{,}", ",").replace("\\,", "").replace("\\!", "").replace("\\$", "$").replace("\\%", "%")
     text = _FRACTION.sub(lambda m: f"{m.group(1) or m.group(2)}/{m.group(3) or m.group(4)}", text)
@@ -106,10 +109,17 @@ def _first(text: str) -> str | None:
 
 
 def _last(text: str) -> str | None:
-    found = None
-    for match in _SIGNED.finditer(text):
-        found = _canonical(match, text)
-    return found
+    last = None
+    for last in _SIGNED.finditer(text):  # noqa: B007
+        pass
+    if last is None:
+        return None
+    whole = re.search(r"(?<![\d.,/])(\d+)\s+$", text[: last.start("num")])
+    if last.group("den") and whole and last.group("num").isdigit() and last.group("den").isdigit():
+        top, bottom = int(last.group("num")), int(last.group("den"))
+        if top < bottom:
+            return f"{int(whole.group(1)) * bottom + top}/{bottom}"
+    return _canonical(last, text)
 
 
 def _canonical(match: re.Match[str], text: str) -> str:
@@ -127,7 +137,7 @@ def _canonical(match: re.Match[str], text: str) -> str:
 
 def _value(number: str) -> Fraction | None:
     found = _first(number)
-    if found is None:
+    if found is None or len(found) > _DIGITS:
         return None
     top, _, bottom = found.partition("/")
     return Fraction(top) / Fraction(bottom) if bottom else Fraction(top)

@@ -14,6 +14,7 @@ from avpbench.tasks.grading import strict
 from avpbench.tasks.task import Problem, Task
 
 REPO = "openai/gsm8k"
+WAYS_ON = "Ways on: connect to the hub; task.path=DIR; task=wordmath, which needs no network"
 _SENTENCE = re.compile(r"(?<=[.!?])[\"']?\s+")
 
 
@@ -64,17 +65,17 @@ def _problem(id: str, row: Row) -> Problem:
 
 def _from_file(path: Path) -> list[Row]:
     if not path.is_file():
-        raise NotFound(f"no data set: looked for {path}; task.path= must name a folder with train.jsonl and test.jsonl")
+        raise NotFound(f"no data set: looked for {path}; task.path= must name a folder with train.jsonl and test.jsonl. {WAYS_ON}")
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
         if not line.strip():
             continue
         try:
             rows.append(_row(json.loads(line)))
         except (ValueError, KeyError, TypeError) as error:
             raise NotFound(
-                f"{path}:{number}: broken line ({type(error).__name__}: {error}); wanted an object with the strings 'question'"
-                " and 'answer', the answer ending in '#### NUMBER'"
+                f"{path}:{number}: broken line ({cause(error)}); wanted an object with the strings 'question' and 'answer', the"
+                " answer ending in '#### NUMBER'"
             ) from error
     return rows
 
@@ -96,9 +97,7 @@ def _from_hub(revision: str) -> tuple[Sequence[Row], Sequence[Row], str]:
         folder = snapshot_download(REPO, repo_type="dataset", revision=revision)  # fails at once, where datasets tries for a minute
     except Exception as error:  # datasets raises many kinds, all meaning that it could not be had
         raise NotFound(
-            f"no data set: looked for {REPO} at revision {revision} on the hub and in its cache"
-            f" ({cause(error)}). Ways on: connect to the hub; task.path=DIR with train.jsonl and test.jsonl;"
-            " task=wordmath, which needs no network"
+            f"no data set: looked for {REPO} at revision {revision} on the hub and in its cache ({cause(error)}). {WAYS_ON}"
         ) from error
     data = datasets.load_dataset(folder, "main")
     train, test = ([_row(raw) for raw in data[split]] for split in ("train", "test"))

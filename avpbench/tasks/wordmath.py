@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import final
 
+from avpbench.checks import one_of, whole
 from avpbench.errors import ConfigError
 from avpbench.tasks.operations import NAMES, OBJECTS
 from avpbench.tasks.stories import Story, tell
@@ -76,10 +77,9 @@ class Wordmath(Task):
     name = "wordmath"
 
     def __init__(self, size: int, level: str, seed: int, path: str | None = None) -> None:
-        if level not in LEVELS:
-            raise ConfigError(f"task.level must be one of {', '.join(LEVELS)}; got {level!r}")
-        if size < 2:
-            raise ConfigError(f"task.size must be at least 2 problems, got {size}")
+        one_of("task.level", level, tuple(LEVELS))
+        whole("task.size", size, 2)
+        whole("task.seed", seed, 0)
         if path is not None:
             raise ConfigError(f"task.path={path}: wordmath is generated and reads no folder; use task=gsm8k")
         self._size, self._level, self._seed = size, level, seed

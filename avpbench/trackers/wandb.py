@@ -9,6 +9,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, final
 
+from avpbench.checks import one_of
+from avpbench.errors import cause
 from avpbench.progress import say
 from avpbench.records import SampleRecord
 from avpbench.trackers.tracker import Tracker
@@ -30,6 +32,7 @@ class Wandb(Tracker):
     """
 
     def __init__(self, project: str, entity: str | None, mode: str) -> None:
+        one_of("tracker.mode", mode, ("auto", "online", "offline"))
         self._project, self._entity, self._mode = project, entity, mode
         self._run: Any = None
         self._seen = self._right = 0
@@ -39,11 +42,19 @@ class Wandb(Tracker):
         if importlib.util.find_spec("wandb") is None:
             say("wandb is not installed: the records are kept without it (pip install wandb, or tracker=console)")
             return
+        try:
+            self._open(folder, config, meta)
+        except Exception as error:  # a view that cannot be opened must not cost the run
+            say(f"W&B is left out ({cause(error)}); the records are kept without it")
+            self._run = None
+
+    def _open(self, folder: Path, config: dict[str, Any], meta: dict[str, Any]) -> None:
         import wandb
 
-        mode: Any = self._mode if self._mode != "auto" else ("online" if _has_key() else "offline")
+        auto = os.environ.get("WANDB_MODE") or ("online" if _has_key() else "offline")
+        mode: Any = auto if self._mode == "auto" else self._mode
         self._run = wandb.init(
-            project=self._project, entity=self._entity, id=meta["cell"], name=folder.name, group=meta["study"],
+            project=self._project, entity=self._entity, id=f"{meta['study']}-{meta['cell']}", name=folder.name, group=meta["study"],
             job_type=meta["strategy"], tags=meta["tags"], config=config, dir=str(folder), mode=mode, resume="allow",
             reinit="create_new", settings=wandb.Settings(silent=True, console="off"),
         )  # fmt: skip
@@ -63,9 +74,12 @@ class Wandb(Tracker):
     def finish(self, folder: Path, samples: Sequence[SampleRecord], summary: dict[str, Any] | None) -> None:
         if self._run is None:
             return
-        if summary is not None:
-            self._publish(folder, samples, summary)
-        self._run.finish(exit_code=0 if summary is not None else 1)
+        try:
+            if summary is not None:
+                self._publish(folder, samples, summary)
+            self._run.finish(exit_code=0 if summary is not None else 1)
+        except Exception as error:  # nor one that cannot be closed
+            say(f"W&B did not take all of this run ({cause(error)}); the records are whole")
         self._run = None
 
     def _publish(self, folder: Path, samples: Sequence[SampleRecord], summary: dict[str, Any]) -> None:
