@@ -6,22 +6,26 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from test_run import folder, go
 
-from avpbench.records import HopRecord, SampleRecord, TurnRecord
+from avpbench.records import HopRecord, SampleRecord, TurnRecord, read_samples
 from avpbench.trackers.wandb import hop_history
 
 
-def read_back(path: Path) -> str:
-    """Everything in the run's .wandb log, as wandb's own reader prints it."""
+def read_back(path: Path) -> dict[str, list[dict[str, Any]]]:
+    """The run's .wandb log by type of record, as wandb's own reader prints it."""
     logs = sorted(path.rglob("*.wandb"))
     assert logs
-    done = subprocess.run(
-        [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(logs[-1])], capture_output=True, text=True, check=True
-    )
-    return done.stdout
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(logs[-1])]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    found: dict[str, list[dict[str, Any]]] = {}
+    for line in done.stdout.splitlines():
+        record = json.loads(line)
+        found.setdefault(record["type"], []).append(record[record["type"]])
+    return found
 
 
 @pytest.fixture
@@ -36,10 +40,40 @@ def test_an_offline_run_holds_config_history_summary_and_samples(tmp_path: Path,
     words = ("tracker=wandb", "limit=5", "chain=3")
     summary = go(tmp_path, *words)
     assert "wandb sync" in capsys.readouterr().out
-    text = read_back(folder(tmp_path, *words))
-    assert summary["cell"] in text
-    for wanted in ("hop/wire_bytes", "accuracy_low", "progress/accuracy", "max_agent_tokens", "records-", "samples"):
-        assert wanted in text, wanted
+    path = folder(tmp_path, *words)
+    found = read_back(path)
+    (run,) = found["run"]
+    assert (run["run_id"], run["run_group"], run["job_type"]) == (f"adhoc-{summary['cell']}", "adhoc", "raw")
+    assert run["tags"] == ["wordmath", "tiny", "chain3", "first"]
+    assert run["config"]["update"]["max_agent_tokens"] == 12
+    steps = {m.get("glob_name") or m.get("name"): m.get("step_metric") for m in found["metric"]}
+    assert steps["hop/*"] == "hop"
+    assert steps["progress/*"] == "progress/num_samples"
+    rows = [record["item"] for record in found["history"]]
+    assert [row["progress/num_samples"] for row in rows if "progress/num_samples" in row] == [1, 2, 3, 4, 5]
+    samples = read_samples(path)
+    by_hop = {row["hop"]: row["hop/wire_bytes"] for row in rows if "hop" in row}
+    assert by_hop == {k + 1: pytest.approx(sum(s.hops[k].wire_bytes for s in samples) / 5) for k in range(2)}
+    told: dict[str, Any] = {}
+    for record in found["summary"]:
+        told |= record.get("update", {})
+    wanted = ("accuracy_low", "accuracy_high", "num_samples")
+    assert {k: told[k] for k in wanted} == {k: summary[k] for k in wanted}
+    files = {entry["path"] for record in found["artifact"] for entry in record["manifest"]["contents"]}
+    assert {"samples.table.json", "samples.jsonl", "summary.json", "meta.json", "config.yaml"} <= files
+
+
+def test_a_tracker_that_fails_does_not_cost_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import wandb
+
+    def refuse(**kwargs: object) -> None:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(wandb, "init", refuse)
+    assert go(tmp_path, "tracker=wandb", "limit=2")["num_samples"] == 2
+    assert "W&B is left out (OSError: no route to host)" in capsys.readouterr().out
 
 
 def test_without_wandb_everything_else_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
