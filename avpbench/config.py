@@ -66,6 +66,7 @@ def scientific(cfg: DictConfig) -> dict[str, Any]:
     kept = {str(key): value for key, value in plain.items() if key not in _OUTSIDE}
     for phase in _PHASES:
         kept[phase].pop("enabled")
+    kept["latency"].pop("repeats")  # like limit: more of them extend
     for group in ("model", "task"):
         kept[group].pop("path", None)  # what is there is what counts, and meta.json holds its identity
     if cfg.chain == 1:

@@ -128,7 +128,7 @@ def raw_equals_reprefill(probe: Probe) -> Gate:
 
 
 def _within(name: str, measured: float, floor: float, detail: str) -> Gate:
-    return Gate(name, measured <= _MULTIPLE * floor, measured, _MULTIPLE * floor, detail)
+    return Gate(name, measured <= _MULTIPLE * floor < float("inf"), measured, _MULTIPLE * floor, detail)
 
 
 def _beyond(name: str, measured: float, floor: float, detail: str) -> Gate:

@@ -121,6 +121,7 @@ def test_what_cannot_change_a_result_is_not_hashed(tmp_path: Path) -> None:
         "quality=off",
         "latency=off",
         "fidelity=on",
+        "latency.repeats=3",
     ):
         assert identify(compose([word])).hash == base, word
     assert identify(compose(["chain=1", "question=all", "roles.planner=tiny"])).hash == identify(compose(["chain=1"])).hash
@@ -130,7 +131,7 @@ def test_what_cannot_change_a_result_is_not_hashed(tmp_path: Path) -> None:
         "seed=1",
         "strategy=text",
         "task.level=easy",
-        "latency.repeats=3",
+        "latency.new_tokens=3",
         "dtype=bfloat16",
         "batch_size=8",
         "donor=other",

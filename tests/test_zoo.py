@@ -66,18 +66,26 @@ def test_a_wrong_plan_is_shown_but_not_learned() -> None:
     assert RIGHT not in WRONG
 
 
-def test_everything_but_a_wrong_plan_is_learned(tiny: Engine) -> None:
+@pytest.mark.parametrize("learn_prompts", [True, False])
+def test_what_is_learned(tiny: Engine, learn_prompts: bool) -> None:
+    """What agents say, with its stop token; what they are told where the cycle asks for it; a wrong plan never."""
     stop = tiny.tokenizer.eos_token_id
-    source = train.conversations(ChatTemplate(tiny.tokenizer), stop, 0, "standard")
+    source = train.conversations(ChatTemplate(tiny.tokenizer), stop, 0, "standard", 0, learn_prompts)
     hidden = 0
     for _ in range(100):
         ids, labels = next(source)
+        assert len(ids) == len(labels)
         assert all(label in (id, -100) for id, label in zip(ids, labels, strict=True))
         assert labels[-1] == stop
-        words = tiny.tokenizer.decode([i for i, label in zip(ids, labels, strict=True) if label == -100])
-        hidden += bool(words)
-        assert all(line.startswith(("Let ", "Find ")) for line in words.splitlines() if line)
-    assert hidden > 3
+        learned = tiny.tokenizer.decode([i for i in labels if i != -100])
+        assert ("You are the" in learned) == learn_prompts
+        ignored = tiny.tokenizer.decode([i for i, label in zip(ids, labels, strict=True) if label == -100])
+        if learn_prompts:
+            hidden += bool(ignored)
+            assert all(line.startswith(("Let ", "Find ")) for line in ignored.splitlines() if line)
+        else:
+            assert "#### " not in ignored.replace("End with ####", "")
+    assert hidden > 3 or not learn_prompts
 
 
 @pytest.mark.slow
@@ -86,7 +94,12 @@ def test_training_lowers_the_loss_and_is_seeded(tmp_path: object) -> None:
 
     recipe = OmegaConf.load(train.HERE / "recipes" / "tiny.yaml")
     small = OmegaConf.merge(
-        recipe, {"steps": 12, "batch_tokens": 1024, "config": {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1}}
+        recipe,
+        {
+            "cycles": [{"steps": 6, "learning_rate": 0.003, "learn_prompts": p} for p in (True, False)],
+            "batch_tokens": 1024,
+            "config": {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1},
+        },
     )
     losses = []
     for name in ("a", "b"):

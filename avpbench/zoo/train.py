@@ -60,11 +60,13 @@ def train_tokenizer(vocab_size: int, seed: int, level: str) -> PreTrainedTokeniz
     return fast
 
 
-def conversations(template: ChatTemplate, stop: int, seed: int, level: str, skip: int = 0) -> Iterator[tuple[list[int], list[int]]]:
-    """Endless (ids, labels) of training conversations.
+def conversations(
+    template: ChatTemplate, stop: int, seed: int, level: str, skip: int, learn_prompts: bool
+) -> Iterator[tuple[list[int], list[int]]]:
+    """Endless (ids, labels) of training conversations, from the story `skip` on.
 
-    Every id is learned, what agents are told too: stories repeat names and objects, which is where a small model learns
-    to copy. Only a wrong plan is not (labels -100).
+    Labels are the ids that an agent should say, its stop token among them, and with `learn_prompts` also what agents
+    are told; else -100. A wrong plan is never learned.
     """
     index = skip
     while True:
@@ -72,11 +74,15 @@ def conversations(template: ChatTemplate, stop: int, seed: int, level: str, skip
         for talk in example(story(0, "train", seed * 100_000_000 + index, level), rng, Mix()).conversations:
             ids: list[int] = []
             labels: list[int] = []
+            closing = _IGNORE
             for place, (asked, said, learn) in enumerate(talk):
                 asked_ids = template.following(asked) if place else template.first(asked)
                 said_ids = template.encode(said)
                 ids += [*asked_ids, *said_ids]
-                labels += [*asked_ids, *(said_ids if learn else [_IGNORE] * len(said_ids))]
+                # a later turn opens with the token that closed the one before
+                labels += asked_ids if learn_prompts else [closing, *[_IGNORE] * (len(asked_ids) - 1)]
+                labels += said_ids if learn else [_IGNORE] * len(said_ids)
+                closing = stop if learn else _IGNORE
             yield [*ids, stop], [*labels, stop]
         index += 1
 
@@ -123,11 +129,13 @@ def train(recipe: DictConfig, out: Path, seed: int, device: str) -> None:
         torch.manual_seed(seed)
         _save(_new_model(recipe, len(tokenizer), tokenizer.eos_token_id), out)
     tokenizer = AutoTokenizer.from_pretrained(out)
-    for cycle in range(len(log["cycles"]), len(recipe.learning_rates)):
+    for number in range(len(log["cycles"]), len(recipe.cycles)):
+        cycle = recipe.cycles[number]
         model = AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32).to(device)
-        source = conversations(ChatTemplate(tokenizer), tokenizer.eos_token_id, seed, recipe.level, cycle * _CYCLE_STORIES)
-        print(f"cycle {cycle + 1} of {len(recipe.learning_rates)}", flush=True)
-        log["cycles"].append(_cycle(model, batches(source, recipe.batch_tokens, seed), recipe, recipe.learning_rates[cycle], device))
+        template, stop = ChatTemplate(tokenizer), tokenizer.eos_token_id
+        source = conversations(template, stop, seed, recipe.level, number * _CYCLE_STORIES, cycle.learn_prompts)
+        print(f"cycle {number + 1} of {len(recipe.cycles)}", flush=True)
+        log["cycles"].append(_cycle(model, batches(source, recipe.batch_tokens, seed), recipe, cycle, device))
         _save(model, out)
         (out / "training.json").write_text(json.dumps(log, indent=1) + "\n")
 
@@ -151,17 +159,17 @@ def _new_model(recipe: DictConfig, vocab: int, stop: int) -> Any:
 
 
 def _cycle(
-    model: Any, feed: Iterator[tuple[torch.Tensor, torch.Tensor]], recipe: DictConfig, peak: float, device: str
+    model: Any, feed: Iterator[tuple[torch.Tensor, torch.Tensor]], recipe: DictConfig, cycle: DictConfig, device: str
 ) -> list[dict[str, float]]:
     """Trains for one cosine; returns the loss, a mean over 50 steps, as it went."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=peak, betas=(0.9, 0.95), weight_decay=recipe.weight_decay)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=cycle.learning_rate, betas=(0.9, 0.95), weight_decay=recipe.weight_decay)
     log: list[dict[str, float]] = []
     started, num_tokens = now_s(), 0
     recent: list[float] = []
-    for step in range(recipe.steps):
+    for step in range(cycle.steps):
         warm = min(1.0, (step + 1) / recipe.warmup_steps)
         for group in optimizer.param_groups:
-            group["lr"] = peak * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / recipe.steps)))
+            group["lr"] = cycle.learning_rate * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / cycle.steps)))
         ids, labels = (t.to(device) for t in next(feed))
         with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
             loss = loss_of(model, ids, labels)
@@ -171,11 +179,11 @@ def _cycle(
         optimizer.zero_grad()
         num_tokens += ids.numel()
         recent.append(loss.item())
-        if (step + 1) % 50 == 0 or step + 1 == recipe.steps:
+        if (step + 1) % 50 == 0 or step + 1 == cycle.steps:
             seconds = now_s() - started
-            mean, left = sum(recent) / len(recent), seconds / (step + 1) * (recipe.steps - step - 1)
+            mean, left = sum(recent) / len(recent), seconds / (step + 1) * (cycle.steps - step - 1)
             log.append({"step": step + 1, "loss": round(mean, 5), "tokens": num_tokens, "seconds": round(seconds, 1)})
-            print(f"step {step + 1}/{recipe.steps}  loss {mean:.4f}  {num_tokens / seconds:,.0f} tokens/s  {left:.0f} s left", flush=True)
+            print(f"step {step + 1}/{cycle.steps}  loss {mean:.4f}  {num_tokens / seconds:,.0f} tokens/s  {left:.0f} s left", flush=True)
             recent = []
     return log
 
