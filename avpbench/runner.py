@@ -88,6 +88,7 @@ class _Run:
     def _gates(self) -> list[Gate]:
         if self.cfg.gates == "off":
             return []
+        say(f"gates: {self.cfg.gates}")
         agents = self.cell.agents
         gates = [gate for engine in dict.fromkeys(a.engine for a in agents) for gate in check(engine, agents, self.cfg.gates == "full")]
         if not all(gate.passed for gate in gates):

@@ -118,6 +118,7 @@ def _load(cfg: DictConfig, chosen: Settings) -> tuple[Task, list[Engine]]:
     assert task is not None
     device = resolve_device(cfg.device)
     dtype = resolve_dtype(cfg.dtype, device)
+    say(f"loading {', '.join(dict.fromkeys(one.name for one in sources))} on {device}")
     began = now_s()
     engines = [load(one, device, dtype) for one in sources]
     for engine in dict.fromkeys(engines):
