@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
-from avpbench.config import CONF
 from avpbench.errors import AvpBenchError, cause
 
 COMMANDS = ("run", "show")
@@ -20,6 +20,7 @@ COMMANDS = ("run", "show")
 def _run(words: list[str]) -> int:
     import hydra
 
+    from avpbench.config import CONF
     from avpbench.hints import check
 
     check(words, COMMANDS)
@@ -62,6 +63,11 @@ def _show(words: list[str]) -> int:
 
 def main(words: list[str]) -> int:
     """Runs a command; returns the exit status."""
+    if any(word in ("-h", "--help") for word in words):
+        from avpbench.usage import usage
+
+        print(usage())
+        return 0
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
