@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from avpbench.summary import Summary
 
 __version__ = "0.1.0"
 
 
-def run(*overrides: str) -> dict[str, Any]:
-    """Runs one cell and returns its summary: run("strategy=text", "chain=2", "limit=20").
+def run(*overrides: str) -> Summary:
+    """Runs one cell and returns its summary: run("strategy=text", "chain=2", "limit=20").quality.accuracy.
 
     The same overrides, defaults and records as on the command line. Raises AvpBenchError for what cannot run.
     """

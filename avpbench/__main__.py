@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
+
+    from avpbench.summary import Summary
 
 from avpbench.errors import AvpBenchError, cause
 
@@ -24,10 +26,10 @@ def _run(words: list[str]) -> int:
     from avpbench.hints import check
 
     check(words, COMMANDS)
-    done: list[dict[str, Any]] = []
+    done: list[Summary] = []
     failed: list[str] = []
 
-    def job(cfg: DictConfig) -> dict[str, Any]:
+    def job(cfg: DictConfig) -> Summary:
         """One cell, as Hydra runs it."""
         print("avpbench: starting", flush=True)  # before torch is imported
         try:

@@ -95,12 +95,12 @@ def _started(pid: int) -> str | None:
     """When the process began, so that a number used again is not taken for the process; None where it is gone."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19]
-    except FileNotFoundError:
-        pass
-    except ProcessLookupError:
-        return None
-    if Path("/proc/self").exists():
-        return None
+    except (FileNotFoundError, ProcessLookupError):
+        return None if Path("/proc/self").exists() else _answering(pid)
+
+
+def _answering(pid: int) -> str | None:
+    """Where there is no /proc: whether a process has this number at all."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

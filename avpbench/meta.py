@@ -8,10 +8,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 import torch
 import xxhash
@@ -28,16 +28,43 @@ _PACKAGE = Path(__file__).parent
 _VERSIONS = ("torch", "transformers", "tokenizers", "hydra-core", "omegaconf", "datasets", "wandb", "safetensors", "numpy")
 
 
-def describe(identity: Identity, cell: Cell, gates: Sequence[Gate]) -> dict[str, Any]:
-    """Everything that a reader needs to judge or repeat the run. `identity` must agree for a resume."""
+@final
+@dataclass(frozen=True, slots=True)
+class Meta:
+    """What meta.json holds: all that a reader needs to judge or repeat the run. `identity` must agree for a resume."""
+
+    cell: str
+    study: str
+    strategy: str
+    tags: list[str]
+    identity: dict[str, Any]
+    models: list[dict[str, Any]]
+    notes: list[str]
+    context_tokens: int
+    seed: int
+    gates: list[dict[str, Any]]
+    git: dict[str, str | None]
+    versions: dict[str, str | None]
+    cuda: str | None
+    driver: str | None
+    threads: int
+    host: str
+    command: list[str]
+    began: str
+    config: dict[str, Any]
+    resumed_anyway: list[dict[str, Any]]  # what differed when somebody went on all the same, ever
+
+
+def describe(identity: Identity, cell: Cell, gates: Sequence[Gate], config: dict[str, Any]) -> Meta:
+    """The run as it begins, on this machine, at this time."""
     engines = list(dict.fromkeys(agent.engine for agent in cell.agents))
     first = engines[0]
-    return {
-        "cell": identity.hash,
-        "study": identity.study,
-        "strategy": identity.strategy,
-        "tags": [cell.task.name, first.spec.name, f"chain{cell.settings.chain}", cell.settings.question],
-        "identity": {
+    return Meta(
+        cell=identity.hash,
+        study=identity.study,
+        strategy=identity.strategy,
+        tags=[cell.task.name, first.spec.name, f"chain{cell.settings.chain}", cell.settings.question],
+        identity={
             "weights": [engine.spec.weights_id for engine in engines],
             "tokenizers": [engine.spec.tokenizer_id for engine in engines],
             "data": cell.task.fingerprint,
@@ -46,34 +73,36 @@ def describe(identity: Identity, cell: Cell, gates: Sequence[Gate]) -> dict[str,
             "code": code_hash(),
             "prompts": prompt_hash(),
         },
-        "models": [asdict(engine.spec) | {"commit": engine.commit} for engine in engines],
-        "notes": list(dict.fromkeys(note for engine in engines for note in engine.notes)),
-        "context_tokens": cell.context_tokens,
-        "seed": cell.settings.seed,
-        "gates": [asdict(gate) for gate in gates],
-        "git": _git(),
-        "versions": {name: _version(name) for name in _VERSIONS} | {"python": platform.python_version()},
-        "cuda": torch.version.cuda,
-        "driver": _driver(),
-        "threads": torch.get_num_threads(),
-        "host": platform.node(),
-        "command": sys.argv,
-        "began": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-    }
+        models=[asdict(engine.spec) | {"commit": engine.commit} for engine in engines],
+        notes=list(dict.fromkeys(note for engine in engines for note in engine.notes)),
+        context_tokens=cell.context_tokens,
+        seed=cell.settings.seed,
+        gates=[asdict(gate) for gate in gates],
+        git=_git(),
+        versions={name: _version(name) for name in _VERSIONS} | {"python": platform.python_version()},
+        cuda=torch.version.cuda,
+        driver=_driver(),
+        threads=torch.get_num_threads(),
+        host=platform.node(),
+        command=sys.argv,
+        began=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        config=config,
+        resumed_anyway=[],
+    )
 
 
-def admit(folder: Path, about: dict[str, Any], resume: str) -> list[dict[str, Any]]:
-    """Lets a run into a folder that may hold records; returns what was resumed although it differed, ever.
+def admit(folder: Path, about: Meta, resume: str) -> Meta:
+    """Lets a run into a folder that may hold records; returns its meta, with what was ever resumed although it differed.
 
     `auto`: only where weights, data, dtype, device and code are the same, else RecordsError names which differ.
     `anyway`: goes on and says so. `never`: sets the old records aside.
     """
     path = folder / "meta.json"
     if not any(folder.glob("*.jsonl")):
-        return []
+        return about
     if resume == "never":
         _set_aside(folder)
-        return []
+        return about
     try:
         before = json.loads(path.read_text())
         old, was, mixed = before["identity"], before["cell"], before["resumed_anyway"]
@@ -82,11 +111,11 @@ def admit(folder: Path, about: dict[str, Any], resume: str) -> list[dict[str, An
             f"{folder} holds records, and {path.name} beside them is not a run's ({cause(error)}); move the folder away, or"
             " resume=never sets them aside"
         ) from error
-    if was != about["cell"]:
-        raise RecordsError(f"{folder} holds cell {was}, this run is {about['cell']}; choose another folder with results=DIR")
-    changed = [f"{key} ({old.get(key)} then, {value} now)" for key, value in about["identity"].items() if old.get(key) != value]
+    if was != about.cell:
+        raise RecordsError(f"{folder} holds cell {was}, this run is {about.cell}; choose another folder with results=DIR")
+    changed = [f"{key} ({old.get(key)} then, {value} now)" for key, value in about.identity.items() if old.get(key) != value]
     if not changed:
-        return list(mixed)
+        return replace(about, resumed_anyway=mixed)
     what = "; ".join(changed)
     if resume != "anyway":
         raise RecordsError(
@@ -94,7 +123,7 @@ def admit(folder: Path, about: dict[str, Any], resume: str) -> list[dict[str, An
             " resume=anyway goes on and records it; another model of one name wants a name of its own (model.name=NAME)"
         )
     say(f"resuming anyway, although this differs: {what}")
-    return [*mixed, {"at": about["began"], "changed": changed}]
+    return replace(about, resumed_anyway=[*mixed, {"at": about.began, "changed": changed}])
 
 
 def _set_aside(folder: Path) -> None:

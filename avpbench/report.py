@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from avpbench.progress import console
+from avpbench.summary import Summary, Times
 
 
 def bytes_text(value: float | None) -> str:
@@ -36,32 +36,32 @@ _NOTE = (
 )
 
 
-def columns(summary: dict[str, Any]) -> dict[str, str]:
+def columns(summary: Summary) -> dict[str, str]:
     """A summary as labelled text."""
-    accuracy, interval = "-", "-"
-    if summary["accuracy"] is not None:
-        accuracy = f"{summary['accuracy']:.1%}"
-        interval = f"{100 * summary['accuracy_low']:.1f}-{100 * summary['accuracy_high']:.1f}"
+    subject, quality, times = summary.subject, summary.quality, summary.times
+    interval = "-"
+    if quality.accuracy_low is not None and quality.accuracy_high is not None:
+        interval = f"{100 * quality.accuracy_low:.1f}-{100 * quality.accuracy_high:.1f}"
     return {
-        "model": summary["model"],
-        "chain": str(summary["chain"]),
-        "context": str(summary["context_tokens"]),
-        "strategy": summary["strategy"],
-        "n": str(summary["num_samples"]),
-        "errors": str(summary["num_errors"]),
-        "accuracy": accuracy,
+        "model": subject.model,
+        "chain": str(subject.chain),
+        "context": str(subject.context_tokens),
+        "strategy": subject.strategy,
+        "n": str(quality.num_samples),
+        "errors": str(quality.num_errors),
+        "accuracy": "-" if quality.accuracy is None else f"{quality.accuracy:.1%}",
         "95% CI": interval,
-        "prefilled": _number(summary["prefilled_tokens"], 0),
-        "generated": _number(summary["generated_tokens"], 0),
-        "wire": bytes_text(summary["wire_bytes"]),
-        "TTFT": _ms(summary["ttft_host_s"]),
-        "speed-up": _number(summary["ttft_host_speedup"], 2, "x"),
-        "hand-off": _ms(summary["handoff_s"]),
-        "cache": bytes_text(summary["peak_cache_bytes"]),
+        "prefilled": _number(quality.prefilled_tokens, 0),
+        "generated": _number(quality.generated_tokens, 0),
+        "wire": bytes_text(quality.wire_bytes),
+        "TTFT": _ms(times.ttft_host_s),
+        "speed-up": _number(times.ttft_host_speedup, 2, "x"),
+        "hand-off": _ms(times.handoff_s),
+        "cache": bytes_text(quality.peak_cache_bytes),
     }
 
 
-def tables(summaries: Sequence[dict[str, Any]], title: str) -> list[Table]:
+def tables(summaries: Sequence[Summary], title: str) -> list[Table]:
     """A row a summary; on a terminal too narrow for that, a column a summary. What is the same in all goes into the title."""
     rows = [columns(s) for s in summaries]
     same = {k: v for k, v in rows[0].items() if k in ("model", "chain", "context") and all(r[k] == v for r in rows)}
@@ -87,7 +87,7 @@ def _table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> 
     return shown
 
 
-def show_tables(summaries: Sequence[dict[str, Any]], title: str) -> None:
+def show_tables(summaries: Sequence[Summary], title: str) -> None:
     """Prints them, and what the columns mean."""
     console.print()
     for one in tables(summaries, title):
@@ -95,15 +95,15 @@ def show_tables(summaries: Sequence[dict[str, Any]], title: str) -> None:
     console.print(_NOTE, style="dim", markup=False)
 
 
-def stages_text(summary: dict[str, Any]) -> str | None:
+def stages_text(times: Times) -> str | None:
     """Where the hand-off's time went, and the share of its total that no stage explains."""
-    if summary["stages_s"] is None:
+    if times.stages_s is None:
         return None
-    parts = ", ".join(f"{name} {1000 * seconds:.2f}" for name, seconds in summary["stages_s"].items())
-    return f"stages (ms, repeats of their own): {parts}; residual {summary['stages_residual']:.1%}"
+    parts = ", ".join(f"{name} {1000 * seconds:.2f}" for name, seconds in times.stages_s.items())
+    return f"stages (ms, repeats of their own): {parts}; residual {times.stages_residual:.1%}"
 
 
-def show_comparison(done: Sequence[dict[str, Any]], failed: Sequence[str]) -> None:
+def show_comparison(done: Sequence[Summary], failed: Sequence[str]) -> None:
     """One table of a multirun's cells, and a line for each that failed."""
     if done:
         show_tables(done, "comparison")

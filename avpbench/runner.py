@@ -6,7 +6,7 @@ import json
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, final
 
@@ -28,13 +28,11 @@ from avpbench.setup import Plan, cell_of, plan
 from avpbench.stop import stop_requested
 from avpbench.strategies.raw import Raw
 from avpbench.strategies.strategy import Strategy
-from avpbench.summary import summarize
+from avpbench.summary import Peaks, Subject, Summary, clocks, divergence, score
 from avpbench.trackers.tracker import Tracker
 
-_MEMORY = ("peak_device_bytes", "peak_device_bytes_above_weights", "peak_reserved_bytes", "nvml_process_bytes", "peak_rss_bytes")
 
-
-def execute(cfg: DictConfig) -> dict[str, Any]:
+def execute(cfg: DictConfig) -> Summary:
     """Runs one resolved config and returns its summary.
 
     Raises AvpBenchError for what cannot run, KeyboardInterrupt after Ctrl-C: what was done is kept, and the same
@@ -58,31 +56,30 @@ class _Run:
     cell: Cell
     wanted: Plan
 
-    def go(self, check_stop: Callable[[], None]) -> dict[str, Any]:
+    def go(self, check_stop: Callable[[], None]) -> Summary:
         cfg, cell, folder = self.cfg, self.cell, self.folder
         gates = self._gates()
-        about = meta.describe(self.identity, cell, gates)
-        about["resumed_anyway"] = meta.admit(folder, about, cfg.resume)
         config: Any = OmegaConf.to_container(cfg, resolve=True)
-        write_json(folder / "meta.json", about | {"config": config})
+        about = meta.admit(folder, meta.describe(self.identity, cell, gates, config), cfg.resume)
+        write_json(folder / "meta.json", asdict(about))
         write_text(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
         tracker: Tracker = build(cfg.tracker)
-        tracker.start(folder, config, about, read_samples(folder))
+        tracker.start(folder, about, read_samples(folder))
         samples: list[SampleRecord] = []
         summary = None
         try:
-            peak = self._quality(tracker, check_stop)
+            peaks = self._quality(tracker, check_stop)
             self._last_hop(check_stop)
             samples = self._samples()
-            summary = self._summary(samples, peak)
-            write_json(folder / "summary.json", summary)
+            summary = self._summary(samples, peaks)
+            write_json(folder / "summary.json", summary.row())
         except KeyboardInterrupt:
             count = len(self._samples())
             say(f"stopped; {count} of {cell.num_samples} samples are kept in {folder}. The same command goes on from there.")
             raise
         finally:
             tracker.finish(folder, samples, summary)
-        self._tell(summary, samples, about["notes"])
+        self._tell(summary, samples, about.notes)
         return summary
 
     def _gates(self) -> list[Gate]:
@@ -96,7 +93,7 @@ class _Run:
         require(gates)
         return gates
 
-    def _quality(self, tracker: Tracker, check_stop: Callable[[], None]) -> dict[str, int | None]:
+    def _quality(self, tracker: Tracker, check_stop: Callable[[], None]) -> Peaks:
         """Runs the quality phase; returns its memory peaks, those of an earlier session where nothing was left to do."""
         device = self.cell.agents[0].engine.device
         weights_bytes = reset_peak(device)
@@ -108,10 +105,10 @@ class _Run:
         earlier = self.folder / "summary.json"
         if not fresh and earlier.exists():
             before = json.loads(earlier.read_text())
-            return {key: before.get(key) for key in _MEMORY}
+            return Peaks(**{f.name: before.get(f.name) for f in fields(Peaks)})
         m = memory(device)
         above = None if m.allocated_bytes is None else m.allocated_bytes - weights_bytes
-        return dict(zip(_MEMORY, (m.allocated_bytes, above, m.reserved_bytes, m.nvml_process_bytes, m.peak_rss_bytes), strict=True))
+        return Peaks(m.allocated_bytes, above, m.reserved_bytes, m.nvml_process_bytes, m.peak_rss_bytes)
 
     def _last_hop(self, check_stop: Callable[[], None]) -> None:
         """The phases that look at the last hop of the raw transcript. What cannot run there is said, and the run goes on."""
@@ -146,27 +143,27 @@ class _Run:
         ids = self._ids()
         return [sample for sample in read_samples(self.folder) if sample.sample_id in ids]
 
-    def _summary(self, samples: list[SampleRecord], peak: dict[str, int | None]) -> dict[str, Any]:
+    def _summary(self, samples: list[SampleRecord], peaks: Peaks) -> Summary:
         rows = {name: Journal(self.folder / f"{name}.jsonl").read() for name in ("latency", "fidelity")}
         ids, cell = self._ids(), self.cell
         scored = [f for f in (FidelityRecord(**row) for row in rows["fidelity"]) if f.sample_id in ids]
-        return {
-            "cell": self.identity.hash,
-            "model": cell.agents[0].engine.spec.name,
-            "task": cell.task.name,
-            "strategy": self.identity.strategy,
-            "controller": None,
-            "codec": None,
-            "budget_bits": None,
-            "chain": cell.settings.chain,
-            "context_tokens": cell.context_tokens,
-            **summarize(samples, [LatencyRecord(**row) for row in rows["latency"]], scored, self.wanted.strategy.kind),
-            **peak,
-        }
+        subject = Subject(
+            cell=self.identity.hash,
+            model=cell.agents[0].engine.spec.name,
+            task=cell.task.name,
+            strategy=self.identity.strategy,
+            controller=None,
+            codec=None,
+            budget_bits=None,
+            chain=cell.settings.chain,
+            context_tokens=cell.context_tokens,
+        )
+        times = clocks([LatencyRecord(**row) for row in rows["latency"]], self.wanted.strategy.kind)
+        return Summary(subject, score(samples), divergence(scored), times, peaks)
 
-    def _tell(self, summary: dict[str, Any], samples: list[SampleRecord], notes: list[str]) -> None:
+    def _tell(self, summary: Summary, samples: list[SampleRecord], notes: list[str]) -> None:
         show_tables([summary], self.identity.folder)
-        if stages := stages_text(summary):
+        if stages := stages_text(summary.times):
             say(stages)
         failed = [s for s in samples if s.status in ("oom", "error")]
         if failed:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, final
 
 from avpbench.records import FidelityRecord, LatencyRecord, SampleRecord
 
@@ -13,58 +14,145 @@ REFERENCE = "reprefill"
 _CLOCKS = ("host", "device", "handoff")
 
 
-def summarize(
-    samples: Sequence[SampleRecord], latency: Sequence[LatencyRecord], fidelity: Sequence[FidelityRecord], strategy: str
-) -> dict[str, Any]:
-    """Means per sample: tokens summed over all agents' turns, bytes over hops. None where there is nothing to average."""
+@final
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What a summary is of. None: the strategy has no such part."""
+
+    cell: str
+    model: str
+    task: str
+    strategy: str
+    controller: str | None
+    codec: str | None
+    budget_bits: float | None
+    chain: int
+    context_tokens: int
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """Accuracy with Wilson's interval, and means per sample: tokens over all agents' turns, bytes over hops; None without samples."""
+
+    num_samples: int
+    num_errors: int
+    num_truncated: int
+    num_fallbacks: int
+    accuracy: float | None
+    accuracy_low: float | None
+    accuracy_high: float | None
+    prefilled_tokens: float | None
+    generated_tokens: float | None
+    latent_steps: float | None
+    wire_bytes: float | None  # None too where there is no hop
+    cache_bytes: float | None
+    mean_bits: float | None  # None where no codec ran
+    peak_cache_bytes: float | None  # the largest turn's
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Times:
+    """The last hop's clocks, means over whole blocks; None where the latency phase did not run."""
+
+    ttft_host_s: float | None
+    ttft_device_s: float | None
+    handoff_s: float | None
+    reference_ttft_host_s: float | None  # re-prefill's, in the same blocks
+    reference_ttft_device_s: float | None
+    ttft_host_speedup: float | None  # None too where the A/A gate did not hold
+    ttft_device_speedup: float | None
+    stages_s: dict[str, float] | None
+    stages_residual: float | None  # the share of the total that no stage explains
+    num_blocks: int
+    prefix_tokens: float | None
+    new_tokens: float | None
+    aa_log_ratio_low: float | None
+    aa_log_ratio_high: float | None
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Peaks:
+    """Memory peaks of the quality phase. None where the device does not say."""
+
+    peak_device_bytes: int | None
+    peak_device_bytes_above_weights: int | None
+    peak_reserved_bytes: int | None
+    nvml_process_bytes: int | None
+    peak_rss_bytes: int | None
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """One run in numbers. `kl` is None where fidelity was not measured."""
+
+    subject: Subject
+    quality: Quality
+    kl: float | None
+    times: Times
+    peaks: Peaks
+
+    def row(self) -> dict[str, Any]:
+        """One flat row of all of it: what summary.json holds."""
+        return asdict(self.subject) | asdict(self.quality) | {"kl": self.kl} | asdict(self.times) | asdict(self.peaks)
+
+
+def score(samples: Sequence[SampleRecord]) -> Quality:
+    """What the quality phase came to; failures count as wrong."""
     correct = sum(s.correct for s in samples)
     low, high = wilson(correct, len(samples))
     ran = [s for s in samples if s.turns]
     hops = [hop for s in ran for hop in s.hops]
-    totals = {
-        name: mean(sum(getattr(t, name) for t in s.turns) for s in ran) for name in ("prefilled_tokens", "generated_tokens", "latent_steps")
-    }
-    return {
-        "num_samples": len(samples),
-        "num_errors": sum(s.status in ("oom", "error") for s in samples),
-        "num_truncated": sum(s.status == "truncated" for s in samples),
-        "num_fallbacks": sum(s.status == "fallback" for s in samples),
-        "accuracy": correct / len(samples) if samples else None,
-        "accuracy_low": low,
-        "accuracy_high": high,
-        **totals,
-        "wire_bytes": mean(sum(h.wire_bytes for h in s.hops) for s in ran) if hops else None,
-        "cache_bytes": mean(sum(h.cache_bytes for h in s.hops) for s in ran) if hops else None,
-        "mean_bits": None,  # codecs fill it
-        "peak_cache_bytes": mean(max(t.kv_bytes for t in s.turns) for s in ran),
-        "kl": mean(f.kl for f in fidelity),
-        **_times(latency, strategy),
-    }
+    return Quality(
+        num_samples=len(samples),
+        num_errors=sum(s.status in ("oom", "error") for s in samples),
+        num_truncated=sum(s.status == "truncated" for s in samples),
+        num_fallbacks=sum(s.status == "fallback" for s in samples),
+        accuracy=correct / len(samples) if samples else None,
+        accuracy_low=low,
+        accuracy_high=high,
+        prefilled_tokens=mean(sum(t.prefilled_tokens for t in s.turns) for s in ran),
+        generated_tokens=mean(sum(t.generated_tokens for t in s.turns) for s in ran),
+        latent_steps=mean(sum(t.latent_steps for t in s.turns) for s in ran),
+        wire_bytes=mean(sum(h.wire_bytes for h in s.hops) for s in ran) if hops else None,
+        cache_bytes=mean(sum(h.cache_bytes for h in s.hops) for s in ran) if hops else None,
+        mean_bits=None,
+        peak_cache_bytes=mean(max(t.kv_bytes for t in s.turns) for s in ran),
+    )
 
 
-def _times(latency: Sequence[LatencyRecord], strategy: str) -> dict[str, Any]:
+def divergence(fidelity: Sequence[FidelityRecord]) -> float | None:
+    """The mean over problems of the KL from raw's logits, in nats a token."""
+    return mean(f.kl for f in fidelity)
+
+
+def clocks(latency: Sequence[LatencyRecord], strategy: str) -> Times:
+    """What the latency phase came to for this strategy."""
     whole = _whole(latency, strategy)
     own = {c: [r.seconds for r in whole if (r.strategy, r.clock, r.aa) == (strategy, c, False)] for c in _CLOCKS}
     reference = {c: [r.seconds for r in whole if (r.strategy, r.clock, r.aa) == (REFERENCE, c, False)] for c in _CLOCKS}
     aa = aa_interval(latency, strategy)
     staged = [(r.stages_s, r.seconds) for r in whole if r.strategy == strategy and r.stages_s and not r.aa]
     stages = {name: sum(s[name] for s, _ in staged) / len(staged) for name in staged[0][0]} if staged else None
-    return {
-        "ttft_host_s": mean(own["host"]),
-        "ttft_device_s": mean(own["device"]),
-        "handoff_s": mean(own["handoff"]),
-        "reference_ttft_host_s": mean(reference["host"]),
-        "reference_ttft_device_s": mean(reference["device"]),
-        "ttft_host_speedup": speedup(latency, strategy, "host"),
-        "ttft_device_speedup": speedup(latency, strategy, "device"),
-        "stages_s": stages,
-        "stages_residual": 1 - sum(stages.values()) / (sum(t for _, t in staged) / len(staged)) if stages else None,
-        "num_blocks": len(own["host"]),
-        "prefix_tokens": mean(r.prefix_tokens for r in whole if r.strategy == strategy),
-        "new_tokens": mean(r.new_tokens for r in whole if r.strategy == strategy),
-        "aa_log_ratio_low": aa[0] if aa else None,
-        "aa_log_ratio_high": aa[1] if aa else None,
-    }
+    return Times(
+        ttft_host_s=mean(own["host"]),
+        ttft_device_s=mean(own["device"]),
+        handoff_s=mean(own["handoff"]),
+        reference_ttft_host_s=mean(reference["host"]),
+        reference_ttft_device_s=mean(reference["device"]),
+        ttft_host_speedup=speedup(latency, strategy, "host"),
+        ttft_device_speedup=speedup(latency, strategy, "device"),
+        stages_s=stages,
+        stages_residual=1 - sum(stages.values()) / (sum(t for _, t in staged) / len(staged)) if stages else None,
+        num_blocks=len(own["host"]),
+        prefix_tokens=mean(r.prefix_tokens for r in whole if r.strategy == strategy),
+        new_tokens=mean(r.new_tokens for r in whole if r.strategy == strategy),
+        aa_log_ratio_low=aa[0] if aa else None,
+        aa_log_ratio_high=aa[1] if aa else None,
+    )
 
 
 def _whole(latency: Sequence[LatencyRecord], strategy: str) -> list[LatencyRecord]:

@@ -54,20 +54,21 @@ def engine(request: pytest.FixtureRequest) -> Engine:
     return found
 
 
+def _shared(part: str, what: str) -> Path:
+    folder = SHARED / part
+    if not folder.is_dir():
+        pytest.skip(f"{what} is not at {folder}")
+    return folder
+
+
 @pytest.fixture
 def gsm8k_folder() -> Path:
-    folder = SHARED / "data" / "gsm8k"
-    if not folder.is_dir():
-        pytest.skip(f"the real GSM8K is not at {folder}")
-    return folder
+    return _shared("data/gsm8k", "the real GSM8K")
 
 
 @pytest.fixture
 def qwen2_folder() -> Path:
-    folder = SHARED / "tokenizers" / "qwen2"
-    if not folder.is_dir():
-        pytest.skip(f"the real Qwen2 tokenizer is not at {folder}")
-    return folder
+    return _shared("tokenizers/qwen2", "the real Qwen2 tokenizer")
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,7 @@ from avpbench.engine.load import Source, load, resolve_device, resolve_dtype
 from avpbench.engine.realign import Realign
 from avpbench.engine.sampling import Sampling, generator
 from avpbench.errors import ConfigError, IncompatibleModels, NotFound, OutOfMemory
-from avpbench.gates import floor
+from avpbench.probe import floor
 
 WORDS = ("Tom has 3 apples.", "Sue has 4 more apples than Tom, and gives away half of the apples. How many?", "Max: 7")
 GREEDY = Sampling()

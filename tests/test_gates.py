@@ -17,8 +17,8 @@ from avpbench.engine.batch import Batch, Start
 from avpbench.engine.engine import Engine
 from avpbench.engine.load import load
 from avpbench.errors import GateFailed
-from avpbench.gates import Probe
 from avpbench.links.direct import Direct
+from avpbench.probe import Probe, disagreement
 from avpbench.strategies import reprefill
 from avpbench.strategies.raw import Raw
 from avpbench.strategies.tokens import pack
@@ -203,6 +203,6 @@ def test_the_floor_covers_legitimate_orders(engine: Engine) -> None:
 def test_ids_that_differ_beyond_the_floor_are_told(tiny: Engine) -> None:
     probe = Probe.make(tiny)
     start = probe.starts[0]
-    assert gates.disagreement(tiny, start, (1, 2), (1, 2)) == 0
-    assert gates.disagreement(tiny, start, (40, 2), (50, 2)) > probe.floor
-    assert gates.disagreement(tiny, start, (1, 2), (1,)) == float("inf")
+    assert disagreement(tiny, start, (1, 2), (1, 2)) == 0
+    assert disagreement(tiny, start, (40, 2), (50, 2)) > probe.floor
+    assert disagreement(tiny, start, (1, 2), (1,)) == float("inf")

@@ -28,7 +28,7 @@ FAST = ("tracker=console", "latency=off", "chain=2", "max_agent_tokens=12", "max
 
 
 def go(results: Path, *words: str) -> dict[str, Any]:
-    return run(*FAST, f"results={results}", *words)
+    return run(*FAST, f"results={results}", *words).row()
 
 
 def folder(results: Path, *words: str) -> Path:

@@ -17,9 +17,9 @@ from avpbench.engine.batch import Start
 from avpbench.engine.engine import Engine, Speech
 from avpbench.engine.sampling import Sampling, generator
 from avpbench.errors import IncompatibleModels, WireError
-from avpbench.gates import Probe, fingerprint
 from avpbench.links.direct import Direct
 from avpbench.links.shared import Shared
+from avpbench.probe import Probe, fingerprint
 from avpbench.prompts import as_json
 from avpbench.strategies.raw import Raw
 from avpbench.strategies.reprefill import Reprefill

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from itertools import count
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,7 +16,7 @@ from avpbench.engine.load import ZOO
 from avpbench.prompts import ChatTemplate, as_json, fill, prompt
 from avpbench.tasks.transcripts import RIGHT, WRONG, Mix, example
 from avpbench.tasks.wordmath import story
-from avpbench.zoo import train
+from avpbench.zoo import corpus, train
 
 
 def test_it_loads_through_the_ordinary_classes() -> None:
@@ -70,7 +72,7 @@ def test_a_wrong_plan_is_shown_but_not_learned() -> None:
 def test_what_is_learned(tiny: Engine, learn_prompts: bool) -> None:
     """What agents say, with its stop token; what they are told where the cycle asks for it; a wrong plan never."""
     stop = tiny.tokenizer.eos_token_id
-    source = train.conversations(ChatTemplate(tiny.tokenizer), stop, 0, "standard", 0, learn_prompts)
+    source = corpus.conversations(ChatTemplate(tiny.tokenizer), stop, 0, "standard", count(), learn_prompts)
     hidden = 0
     for _ in range(100):
         ids, labels = next(source)
@@ -89,7 +91,7 @@ def test_what_is_learned(tiny: Engine, learn_prompts: bool) -> None:
 
 
 @pytest.mark.slow
-def test_training_lowers_the_loss_and_is_seeded(tmp_path: object) -> None:
+def test_training_lowers_the_loss_and_is_seeded(tmp_path: Path) -> None:
     from omegaconf import OmegaConf
 
     recipe = OmegaConf.load(train.HERE / "recipes" / "tiny.yaml")
@@ -98,12 +100,13 @@ def test_training_lowers_the_loss_and_is_seeded(tmp_path: object) -> None:
         {
             "cycles": [{"steps": 6, "learning_rate": 0.003, "learn_prompts": p} for p in (True, False)],
             "batch_tokens": 1024,
+            "processes": 2,
             "config": {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1},
         },
     )
     losses = []
     for name in ("a", "b"):
-        train.train(small, tmp_path / name, 3, "cpu")  # type: ignore[operator, arg-type]
-        model = AutoModelForCausalLM.from_pretrained(tmp_path / name)  # type: ignore[operator]
+        train.train(small, tmp_path / name, 3, "cpu")
+        model = AutoModelForCausalLM.from_pretrained(tmp_path / name)
         losses.append(torch.cat([p.float().flatten() for p in model.parameters()]))
     assert torch.equal(losses[0], losses[1])

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, final
+from typing import final
 
+from avpbench.meta import Meta
 from avpbench.records import SampleRecord
+from avpbench.summary import Summary
 from avpbench.trackers.tracker import Tracker
 
 
@@ -14,11 +16,11 @@ from avpbench.trackers.tracker import Tracker
 class Console(Tracker):
     """Adds nothing to what every run prints."""
 
-    def start(self, folder: Path, config: dict[str, Any], meta: dict[str, Any], done: Sequence[SampleRecord]) -> None:
+    def start(self, folder: Path, meta: Meta, done: Sequence[SampleRecord]) -> None:
         """Nothing to open."""
 
     def sample(self, record: SampleRecord) -> None:
         """The progress bar shows it."""
 
-    def finish(self, folder: Path, samples: Sequence[SampleRecord], summary: dict[str, Any] | None) -> None:
+    def finish(self, folder: Path, samples: Sequence[SampleRecord], summary: Summary | None) -> None:
         """Nothing to close."""

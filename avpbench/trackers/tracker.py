@@ -5,16 +5,17 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+from avpbench.meta import Meta
 from avpbench.records import SampleRecord
+from avpbench.summary import Summary
 
 
 class Tracker(ABC):
     """Is told what happens; keeps nothing that the records do not hold."""
 
     @abstractmethod
-    def start(self, folder: Path, config: dict[str, Any], meta: dict[str, Any], done: Sequence[SampleRecord]) -> None:
+    def start(self, folder: Path, meta: Meta, done: Sequence[SampleRecord]) -> None:
         """A run begins, or goes on after the samples that are done, in this folder."""
 
     @abstractmethod
@@ -22,5 +23,5 @@ class Tracker(ABC):
         """A sample is on the disk."""
 
     @abstractmethod
-    def finish(self, folder: Path, samples: Sequence[SampleRecord], summary: dict[str, Any] | None) -> None:
+    def finish(self, folder: Path, samples: Sequence[SampleRecord], summary: Summary | None) -> None:
         """The run ends; `summary` is None where it was stopped or failed."""

@@ -11,8 +11,10 @@ from typing import Any, final
 
 from avpbench.checks import one_of
 from avpbench.errors import cause
+from avpbench.meta import Meta
 from avpbench.progress import say
 from avpbench.records import SampleRecord
+from avpbench.summary import Summary
 from avpbench.trackers.tracker import Tracker
 
 _COLUMNS = ("sample_id", "gold", "prediction", "correct", "status", "completion")
@@ -37,25 +39,25 @@ class Wandb(Tracker):
         self._run: Any = None
         self._seen = self._right = 0
 
-    def start(self, folder: Path, config: dict[str, Any], meta: dict[str, Any], done: Sequence[SampleRecord]) -> None:
+    def start(self, folder: Path, meta: Meta, done: Sequence[SampleRecord]) -> None:
         self._seen, self._right = len(done), sum(sample.correct for sample in done)
         if importlib.util.find_spec("wandb") is None:
             say("wandb is not installed: the records are kept without it (pip install wandb, or tracker=console)")
             return
         try:
-            self._open(folder, config, meta)
+            self._open(folder, meta)
         except Exception as error:  # a view that cannot be opened must not cost the run
             say(f"W&B is left out ({cause(error)}); the records are kept without it")
             self._run = None
 
-    def _open(self, folder: Path, config: dict[str, Any], meta: dict[str, Any]) -> None:
+    def _open(self, folder: Path, meta: Meta) -> None:
         import wandb
 
         auto = os.environ.get("WANDB_MODE") or ("online" if _has_key() else "offline")
         mode: Any = auto if self._mode == "auto" else self._mode
         self._run = wandb.init(
-            project=self._project, entity=self._entity, id=f"{meta['study']}-{meta['cell']}", name=folder.name, group=meta["study"],
-            job_type=meta["strategy"], tags=meta["tags"], config=config, dir=str(folder), mode=mode, resume="allow",
+            project=self._project, entity=self._entity, id=f"{meta.study}-{meta.cell}", name=folder.name, group=meta.study,
+            job_type=meta.strategy, tags=meta.tags, config=meta.config, dir=str(folder), mode=mode, resume="allow",
             reinit="create_new", settings=wandb.Settings(silent=True, console="off"),
         )  # fmt: skip
         self._run.define_metric("hop")
@@ -71,7 +73,7 @@ class Wandb(Tracker):
         if self._run is not None:
             self._run.log({"progress/num_samples": self._seen, "progress/accuracy": self._right / self._seen})
 
-    def finish(self, folder: Path, samples: Sequence[SampleRecord], summary: dict[str, Any] | None) -> None:
+    def finish(self, folder: Path, samples: Sequence[SampleRecord], summary: Summary | None) -> None:
         if self._run is None:
             return
         try:
@@ -82,14 +84,14 @@ class Wandb(Tracker):
             say(f"W&B did not take all of this run ({cause(error)}); the records are whole")
         self._run = None
 
-    def _publish(self, folder: Path, samples: Sequence[SampleRecord], summary: dict[str, Any]) -> None:
+    def _publish(self, folder: Path, samples: Sequence[SampleRecord], summary: Summary) -> None:
         import wandb
 
         for row in hop_history(samples):
             self._run.log(row)
         rows = [[getattr(s, name) for name in _COLUMNS] for s in samples]
         self._run.log({"samples": wandb.Table(columns=list(_COLUMNS), data=rows)})
-        self._run.summary.update({k: v for k, v in summary.items() if v is not None})
+        self._run.summary.update({k: v for k, v in summary.row().items() if v is not None})
         artifact = wandb.Artifact(f"records-{self._run.id}", type="records")
         for path in sorted(folder.iterdir()):
             if path.suffix in (".json", ".jsonl", ".yaml"):

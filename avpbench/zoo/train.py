@@ -8,110 +8,34 @@ from __future__ import annotations
 
 import json
 import math
-import random
 import sys
+import tempfile
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+from torch import distributed
+from torch.multiprocessing.spawn import spawn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from avpbench.errors import ConfigError
 from avpbench.meter import now_s
 from avpbench.prompts import ChatTemplate
-from avpbench.tasks.transcripts import Mix, example
-from avpbench.tasks.wordmath import story
+from avpbench.zoo.corpus import IGNORE, batches, conversations, train_tokenizer
 
 HERE = Path(__file__).parent
-SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
-_TEMPLATE = (
-    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>' + '\\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
-)
-# Qwen2's own expression: `AutoTokenizer` rebuilds it for this model type, whatever tokenizer.json says.
-_SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-_IGNORE = -100
 _CYCLE_STORIES = 10_000_000  # a cycle's stories begin here, so that none comes twice
 
 
-def train_tokenizer(vocab_size: int, seed: int, level: str) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer with single digits and ChatML's special tokens, learned from transcripts."""
-    rng = random.Random(f"tokenizer/{seed}")
-    texts = (
-        f"{asked}\n{said}\n"
-        for index in range(8000)
-        for talk in example(story(seed, "train", index, level), rng, Mix()).conversations
-        for asked, said, _ in talk
-    )
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.normalizer = normalizers.NFC()
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(Regex(_SPLIT), "isolated"), pre_tokenizers.ByteLevel(False, use_regex=False)]
-    )
-    tokenizer.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=list(SPECIAL), initial_alphabet=alphabet, show_progress=False)
-    tokenizer.train_from_iterator(texts, trainer)
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=SPECIAL[2], pad_token=SPECIAL[0])
-    fast.chat_template = _TEMPLATE
-    return fast
-
-
-def conversations(
-    template: ChatTemplate, stop: int, seed: int, level: str, skip: int, learn_prompts: bool
-) -> Iterator[tuple[list[int], list[int]]]:
-    """Endless (ids, labels) of training conversations, from the story `skip` on.
-
-    Labels are the ids that an agent should say, its stop token among them, and with `learn_prompts` also what agents
-    are told; else -100. A wrong plan is never learned.
-    """
-    index = skip
-    while True:
-        rng = random.Random(f"mix/{seed}/{index}")
-        for talk in example(story(0, "train", seed * 100_000_000 + index, level), rng, Mix()).conversations:
-            ids: list[int] = []
-            labels: list[int] = []
-            closing = _IGNORE
-            for place, (asked, said, learn) in enumerate(talk):
-                asked_ids = template.following(asked) if place else template.first(asked)
-                said_ids = template.encode(said)
-                ids += [*asked_ids, *said_ids]
-                # a later turn opens with the token that closed the one before
-                labels += asked_ids if learn_prompts else [closing, *[_IGNORE] * (len(asked_ids) - 1)]
-                labels += said_ids if learn else [_IGNORE] * len(said_ids)
-                closing = stop if learn else _IGNORE
-            yield [*ids, stop], [*labels, stop]
-        index += 1
-
-
-def batches(source: Iterator[tuple[list[int], list[int]]], batch_tokens: int, seed: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Right-padded batches of conversations of like length, at most `batch_tokens` tokens with the padding."""
-    rng = random.Random(f"order/{seed}")
-    while True:
-        pool = sorted((next(source) for _ in range(768)), key=lambda pair: len(pair[0]))
-        groups: list[list[tuple[list[int], list[int]]]] = [[]]
-        for pair in pool:
-            if groups[-1] and (len(groups[-1]) + 1) * len(pair[0]) > batch_tokens:
-                groups.append([])
-            groups[-1].append(pair)
-        rng.shuffle(groups)
-        for group in groups:
-            width = max(len(ids) for ids, _ in group)
-            yield (
-                torch.tensor([ids + [0] * (width - len(ids)) for ids, _ in group]),
-                torch.tensor([labels + [_IGNORE] * (width - len(labels)) for _, labels in group]),
-            )
-
-
-def loss_of(model: Any, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Mean cross-entropy over the learned ids; the head runs at those places only."""
+def loss_of(model: Any, ids: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, int]:
+    """Sum of the cross-entropies of the learned ids, and how many these are; the head runs at those places only."""
     hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
     wanted = labels[:, 1:]
-    learned = wanted != _IGNORE
-    return torch.nn.functional.cross_entropy(model.lm_head(hidden[learned]), wanted[learned])
+    learned = wanted != IGNORE
+    return torch.nn.functional.cross_entropy(model.lm_head(hidden[learned]), wanted[learned], reduction="sum"), int(learned.sum())
 
 
 def train(recipe: DictConfig, out: Path, seed: int, device: str) -> None:
@@ -119,25 +43,42 @@ def train(recipe: DictConfig, out: Path, seed: int, device: str) -> None:
 
     A cycle is one cosine from its peak learning rate, with an optimizer and stories of its own; it begins with the
     weights that the last one saved. A folder that holds finished cycles of this recipe and seed goes on after them.
+    On a CPU each of `recipe.processes` processes of one thread takes its share of every step: threads of one process
+    wait for each other at every small product, and for whatever else runs on the machine.
     """
     out.mkdir(parents=True, exist_ok=True)
-    torch.set_num_threads(recipe.threads)
-    log = _finished(out / "training.json", recipe, seed)
-    if not log["cycles"]:
+    if not _finished(out / "training.json", recipe, seed)["cycles"]:
         tokenizer = train_tokenizer(recipe.vocab_size, recipe.tokenizer_seed, recipe.level)
         tokenizer.save_pretrained(out)
         torch.manual_seed(seed)
         _save(_new_model(recipe, len(tokenizer), tokenizer.eos_token_id), out)
+    world = recipe.processes if device == "cpu" else 1
+    with tempfile.TemporaryDirectory() as meeting:
+        arguments = (world, f"file://{meeting}/group", recipe, out, seed, device)
+        spawn(_work, arguments, nprocs=world)  # type: ignore[no-untyped-call]
+
+
+def _work(rank: int, world: int, meeting: str, recipe: DictConfig, out: Path, seed: int, device: str) -> None:
+    """One process of a training: the cycles that are left, on every `world`-th story."""
+    distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=world)
+    if device == "cpu":
+        torch.set_num_threads(1)
+    log = _finished(out / "training.json", recipe, seed)
     tokenizer = AutoTokenizer.from_pretrained(out)
     for number in range(len(log["cycles"]), len(recipe.cycles)):
         cycle = recipe.cycles[number]
         model = AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32).to(device)
-        template, stop = ChatTemplate(tokenizer), tokenizer.eos_token_id
-        source = conversations(template, stop, seed, recipe.level, number * _CYCLE_STORIES, cycle.learn_prompts)
-        print(f"cycle {number + 1} of {len(recipe.cycles)}", flush=True)
-        log["cycles"].append(_cycle(model, batches(source, recipe.batch_tokens, seed), recipe, cycle, device))
-        _save(model, out)
-        (out / "training.json").write_text(json.dumps(log, indent=1) + "\n")
+        stories = count(number * _CYCLE_STORIES + rank, world)
+        source = conversations(ChatTemplate(tokenizer), tokenizer.eos_token_id, seed, recipe.level, stories, cycle.learn_prompts)
+        feed = batches(source, recipe.batch_tokens // world, seed)
+        if rank == 0:
+            print(f"cycle {number + 1} of {len(recipe.cycles)}", flush=True)
+        log["cycles"].append(_cycle(model, feed, recipe, cycle, device))
+        if rank == 0:
+            _save(model, out)
+            (out / "training.json").write_text(json.dumps(log, indent=1) + "\n")
+        distributed.barrier()
+    distributed.destroy_process_group()
 
 
 def _finished(path: Path, recipe: DictConfig, seed: int) -> dict[str, Any]:
@@ -172,20 +113,41 @@ def _cycle(
             group["lr"] = cycle.learning_rate * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / cycle.steps)))
         ids, labels = (t.to(device) for t in next(feed))
         with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
-            loss = loss_of(model, ids, labels)
+            loss, num_learned = loss_of(model, ids, labels)
         loss.backward()  # type: ignore[no-untyped-call]
+        mean, tokens = _share(model, loss.item(), num_learned, ids.numel())
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        num_tokens += ids.numel()
-        recent.append(loss.item())
+        num_tokens += tokens
+        recent.append(mean)
         if (step + 1) % 50 == 0 or step + 1 == cycle.steps:
             seconds = now_s() - started
-            mean, left = sum(recent) / len(recent), seconds / (step + 1) * (cycle.steps - step - 1)
-            log.append({"step": step + 1, "loss": round(mean, 5), "tokens": num_tokens, "seconds": round(seconds, 1)})
-            print(f"step {step + 1}/{cycle.steps}  loss {mean:.4f}  {num_tokens / seconds:,.0f} tokens/s  {left:.0f} s left", flush=True)
+            entry = {"step": step + 1, "loss": round(sum(recent) / len(recent), 5), "tokens": num_tokens, "seconds": round(seconds, 1)}
+            if distributed.get_rank() == 0:
+                _tell(entry, cycle.steps)
+            log.append(entry)
             recent = []
     return log
+
+
+def _share(model: Any, loss: float, num_learned: int, num_tokens: int) -> tuple[float, int]:
+    """Makes each gradient the one of the mean loss over the learned ids of all processes; returns that mean, and all tokens."""
+    grads = [p.grad for p in model.parameters()]
+    counts = torch.tensor([loss, num_learned, num_tokens], device=grads[0].device)
+    flat = torch.cat([*(g.flatten() for g in grads), counts])
+    if distributed.get_world_size() > 1:
+        distributed.all_reduce(flat)
+    loss, num_learned, num_tokens = flat[-3:].tolist()
+    flat /= num_learned
+    for grad, part in zip(grads, torch.split(flat[:-3], [g.numel() for g in grads]), strict=True):
+        grad.copy_(part.view_as(grad))
+    return loss / num_learned, int(num_tokens)
+
+
+def _tell(entry: dict[str, float], steps: int) -> None:
+    speed, left = entry["tokens"] / entry["seconds"], entry["seconds"] / entry["step"] * (steps - entry["step"])
+    print(f"step {entry['step']}/{steps}  loss {entry['loss']:.4f}  {speed:,.0f} tokens/s  {left:.0f} s left", flush=True)
 
 
 def _save(model: Any, out: Path) -> None:

@@ -16,8 +16,8 @@ from avpbench.core import Prefix
 from avpbench.engine.batch import Start
 from avpbench.engine.engine import Engine
 from avpbench.engine.load import load, resolve_device, resolve_dtype
-from avpbench.gates import Probe, disagreement
 from avpbench.meter import now_s
+from avpbench.probe import Probe, disagreement
 from avpbench.progress import progress
 from avpbench.records import TurnRecord
 from avpbench.setup import cell_of, source
