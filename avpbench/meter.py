@@ -92,6 +92,9 @@ class NoStages:
     def __call__(self, name: str) -> Iterator[None]:
         yield
 
+    def seconds(self) -> None:
+        """Nothing was measured."""
+
 
 AnyStages = Stages | NoStages
 NO_STAGES = NoStages()

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence, Set
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, final
 
 from avpbench.errors import RecordsError
 
+CLOCKS = ("host", "handoff", "device", "stages")
 Status = Literal["ok", "truncated", "fallback", "oom", "error"]
 
 
@@ -72,7 +74,7 @@ class SampleRecord:
 @final
 @dataclass(frozen=True, slots=True)
 class LatencyRecord:
-    """One timed repeat. `clock` is host, device or handoff (docs/metrics.md), or stages, with `stages_s`; `process` names the process."""
+    """One timed repeat. `clock` is one of CLOCKS (docs/metrics.md), `stages_s` belongs to stages; `process` names the process."""
 
     block: int
     order: int
@@ -86,6 +88,15 @@ class LatencyRecord:
     wire_bytes: int
     process: str
     aa: bool  # the second run of one strategy in a block, for the A/A gate
+
+
+def whole_blocks(rows: Sequence[LatencyRecord], entrants: Set[tuple[str, bool]]) -> set[int]:
+    """Blocks in which each of these (strategy, aa) has every clock. What a crash left of a block stays, and does not count."""
+    wanted = {(strategy, aa, clock) for strategy, aa in entrants for clock in CLOCKS}
+    held: dict[int, set[tuple[str, bool, str]]] = {}
+    for row in rows:
+        held.setdefault(row.block, set()).add((row.strategy, row.aa, row.clock))
+    return {block for block, have in held.items() if wanted <= have}
 
 
 @final

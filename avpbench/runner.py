@@ -64,7 +64,7 @@ class _Run:
         write_json(folder / "meta.json", asdict(about))
         write_text(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
         tracker: Tracker = build(cfg.tracker)
-        tracker.start(folder, about, read_samples(folder))
+        tracker.start(folder, about, self._samples())
         samples: list[SampleRecord] = []
         summary = None
         try:

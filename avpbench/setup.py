@@ -80,7 +80,7 @@ def cell_of(cfg: DictConfig, wanted: Plan | None = None) -> Cell:
     return Cell.build(wanted.settings, task, engines, wanted.strategy, wanted.link, cfg.limit)
 
 
-def source(model: DictConfig) -> Source:
+def _source(model: DictConfig) -> Source:
     """Where a model's config says to look."""
     shape = None if model.shape is None else json.dumps(OmegaConf.to_container(model.shape, resolve=True), sort_keys=True)
     return Source(
@@ -89,18 +89,18 @@ def source(model: DictConfig) -> Source:
     )  # fmt: skip
 
 
-def _sources(cfg: DictConfig, chain: int) -> list[Source]:
+def sources_of(cfg: DictConfig, chain: int) -> list[Source]:
     """A source an agent: the receiver plays every second one, a role's own model goes before both."""
     found = []
     for place, role in enumerate(roles(chain)):
         other = cfg.roles[role] or (cfg.receiver if place % 2 else None)
-        found.append(source(model_config(other) if other else cfg.model))
+        found.append(_source(model_config(other) if other else cfg.model))
     return found
 
 
 def _load(cfg: DictConfig, chosen: Settings) -> tuple[Task, list[Engine]]:
     """Looks up data and models, reports all that is missing at once, then loads."""
-    sources = _sources(cfg, chosen.chain)
+    sources = sources_of(cfg, chosen.chain)
     missing = []
     task: Task | None = None
     try:

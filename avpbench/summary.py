@@ -7,11 +7,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, final
 
-from avpbench.records import FidelityRecord, LatencyRecord, SampleRecord
+from avpbench.records import CLOCKS, FidelityRecord, LatencyRecord, SampleRecord, whole_blocks
 
 AA_LIMIT = 0.02
 REFERENCE = "reprefill"
-_CLOCKS = ("host", "device", "handoff")
 
 
 @final
@@ -130,11 +129,13 @@ def divergence(fidelity: Sequence[FidelityRecord]) -> float | None:
 
 
 def clocks(latency: Sequence[LatencyRecord], strategy: str) -> Times:
-    """What the latency phase came to for this strategy."""
-    whole = _whole(latency, strategy)
-    own = {c: [r.seconds for r in whole if (r.strategy, r.clock, r.aa) == (strategy, c, False)] for c in _CLOCKS}
-    reference = {c: [r.seconds for r in whole if (r.strategy, r.clock, r.aa) == (REFERENCE, c, False)] for c in _CLOCKS}
-    aa = aa_interval(latency, strategy)
+    """What the latency phase came to for this strategy, over blocks that it and the reference (if it ran) have whole."""
+    kinds = {strategy} | ({REFERENCE} & {r.strategy for r in latency})
+    blocks = whole_blocks(latency, {(kind, False) for kind in kinds})
+    whole = [r for r in latency if r.block in blocks]
+    own = {c: [r.seconds for r in whole if (r.strategy, r.clock, r.aa) == (strategy, c, False)] for c in CLOCKS}
+    reference = {c: [r.seconds for r in whole if (r.strategy, r.clock, r.aa) == (REFERENCE, c, False)] for c in CLOCKS}
+    aa = aa_interval(whole, strategy)
     staged = [(r.stages_s, r.seconds) for r in whole if r.strategy == strategy and r.stages_s and not r.aa]
     stages = {name: sum(s[name] for s, _ in staged) / len(staged) for name in staged[0][0]} if staged else None
     return Times(
@@ -143,8 +144,8 @@ def clocks(latency: Sequence[LatencyRecord], strategy: str) -> Times:
         handoff_s=mean(own["handoff"]),
         reference_ttft_host_s=mean(reference["host"]),
         reference_ttft_device_s=mean(reference["device"]),
-        ttft_host_speedup=speedup(latency, strategy, "host"),
-        ttft_device_speedup=speedup(latency, strategy, "device"),
+        ttft_host_speedup=speedup(whole, strategy, "host"),
+        ttft_device_speedup=speedup(whole, strategy, "device"),
         stages_s=stages,
         stages_residual=1 - sum(stages.values()) / (sum(t for _, t in staged) / len(staged)) if stages else None,
         num_blocks=len(own["host"]),
@@ -153,16 +154,6 @@ def clocks(latency: Sequence[LatencyRecord], strategy: str) -> Times:
         aa_log_ratio_low=aa[0] if aa else None,
         aa_log_ratio_high=aa[1] if aa else None,
     )
-
-
-def _whole(latency: Sequence[LatencyRecord], strategy: str) -> list[LatencyRecord]:
-    """The records of blocks in which this strategy, and the reference if it ran at all, have every clock."""
-    kinds = {strategy} | ({REFERENCE} & {r.strategy for r in latency})
-    held: dict[int, set[tuple[str, str]]] = {}
-    for r in latency:
-        held.setdefault(r.block, set()).add((r.strategy, r.clock))
-    clocks = {r.clock for r in latency}
-    return [r for r in latency if all((kind, clock) in held[r.block] for kind in kinds for clock in clocks)]
 
 
 def speedup(latency: Sequence[LatencyRecord], strategy: str, clock: str) -> float | None:

@@ -10,7 +10,7 @@ import random
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, final
+from typing import final
 
 from avpbench.agents import Agent, Opened, Speak
 from avpbench.cell import Cell
@@ -25,13 +25,12 @@ from avpbench.links.shared import Shared
 from avpbench.meter import NO_STAGES, AnyStages, Stages, total
 from avpbench.phases.replay import raw_transcript, replayed
 from avpbench.progress import progress
-from avpbench.records import Journal, LatencyRecord
+from avpbench.records import CLOCKS, Journal, LatencyRecord, whole_blocks
 from avpbench.strategies.strategy import Strategy
 
 _PROBLEMS = 8  # blocks go round this many transcripts
 _GREEDY = Sampling()
 _PROCESS = uuid.uuid4().hex[:12]
-CLOCKS = ("host", "handoff", "device", "stages")
 
 
 @final
@@ -69,9 +68,9 @@ class LastHop:
 def run(cell: Cell, strategies: Sequence[Strategy], timing: Timing, journal: Journal, check_stop: Callable[[], None]) -> None:
     """Times blocks until the journal holds `repeats` whole ones, after this process's own warm-up."""
     entrants = [(s, False) for s in strategies] + ([(strategies[0], True)] if timing.aa else [])
-    rows = journal.read()
-    missing = max(0, timing.repeats - _num_whole_blocks(rows, [(s.kind, aa) for s, aa in entrants]))
-    first = 1 + max((row["block"] for row in rows), default=-1)
+    rows = [LatencyRecord(**row) for row in journal.read()]
+    missing = max(0, timing.repeats - len(whole_blocks(rows, {(s.kind, aa) for s, aa in entrants})))
+    first = 1 + max((row.block for row in rows), default=-1)
     hops: dict[int, list[LastHop]] = {}
     with progress("latency", timing.repeats, timing.repeats - missing) as advance:
         for block in range(first - timing.warmup, first + missing) if missing else ():
@@ -86,15 +85,6 @@ def run(cell: Cell, strategies: Sequence[Strategy], timing: Timing, journal: Jou
                 for record in records:
                     journal.append(record)
                 advance(1)
-
-
-def _num_whole_blocks(rows: Sequence[dict[str, Any]], entrants: Sequence[tuple[str, bool]]) -> int:
-    """Blocks in which every entrant has every clock. What a crash left of a block stays, and does not count."""
-    wanted = {(kind, aa, clock) for kind, aa in entrants for clock in CLOCKS}
-    held: dict[int, set[tuple[str, bool, str]]] = {}
-    for row in rows:
-        held.setdefault(row["block"], set()).add((row["strategy"], row["aa"], row["clock"]))
-    return sum(wanted <= have for have in held.values())
 
 
 def last_hops(cell: Cell, strategies: Sequence[Strategy], index: int, prefix_tokens: int | None) -> list[LastHop]:
