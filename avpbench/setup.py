@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from typing import final
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from avpbench.build import build
 from avpbench.cell import Cell, Settings
@@ -40,6 +41,10 @@ class Plan:
 def plan(cfg: DictConfig) -> Plan:
     """Raises ConfigError for a value or a combination that cannot run."""
     whole("seed", cfg.seed, 0)
+    if not re.fullmatch(r"[\w.-]+", str(cfg.study)):
+        raise ConfigError(f"study must be a name of letters, digits and . _ -, got {cfg.study!r}")
+    if not isinstance(cfg.latency.against, ListConfig):
+        raise ConfigError(f"latency.against must be a list, got {cfg.latency.against!r}; write latency.against=[{cfg.latency.against}]")
     if not isinstance(cfg.results, str):
         raise ConfigError(f"results must be a folder, got {cfg.results!r}")
     one_of("resume", cfg.resume, ("auto", "anyway", "never"))

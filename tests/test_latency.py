@@ -20,6 +20,8 @@ from avpbench.strategies.raw import Raw
 from avpbench.strategies.reprefill import Reprefill
 from avpbench.summary import aa_interval, clocks, speedup, wilson
 
+OWN = Timing(repeats=1, warmup=0, new_tokens=None, prefix_tokens=None, aa=False)
+
 
 def record(block: int, strategy: str, seconds: float, clock: str = "host", aa: bool = False) -> LatencyRecord:
     return LatencyRecord(block, 0, strategy, clock, seconds, None, "a", 10, 5, 100, "1", aa)
@@ -27,9 +29,9 @@ def record(block: int, strategy: str, seconds: float, clock: str = "host", aa: b
 
 def timed(engine: Engine, tmp_path: Path, names: tuple[str, ...] = ("raw", "reprefill", "text"), **changes: object) -> list[LatencyRecord]:
     timing = Timing(**({"repeats": 3, "warmup": 1, "new_tokens": 16, "prefix_tokens": None, "aa": False} | changes))  # type: ignore[arg-type]
-    journal = Journal(tmp_path / "latency.jsonl")
+    journal = Journal(tmp_path / "latency.jsonl", LatencyRecord)
     latency.run(cell(engine, limit=2), [build(strategy_config(n)) for n in names], timing, journal, no_stop)
-    return [LatencyRecord(**row) for row in journal.read()]
+    return journal.read()
 
 
 def test_every_block_has_every_strategy_and_clock(tiny: Engine, tmp_path: Path) -> None:
@@ -63,13 +65,13 @@ def test_raw_and_reprefill_are_timed_on_the_same_tokens(tiny: Engine, tmp_path: 
     assert {r.new_tokens for r in text} == {7}
     assert all(80 < r.prefix_tokens < 250 for r in text)
     one = cell(tiny, limit=2)
-    raw, again = latency.last_hops(one, [Raw(), Reprefill()], 1, None)
+    raw, again = latency.last_hops(one, [Raw(), Reprefill()], 1, OWN)
     assert raw.state.token_ids == again.state.token_ids
 
 
 def test_text_is_replayed_through_its_own_hops(tiny: Engine) -> None:
     one = cell(tiny, limit=2)
-    hop, raw = latency.last_hops(one, [build(strategy_config("text")), Raw()], 0, None)
+    hop, raw = latency.last_hops(one, [build(strategy_config("text")), Raw()], 0, OWN)
     assert hop.state.turn.said == raw.state.turn.said
     assert hop.state.received is not None
     assert hop.state.received.card.kind == "text"
@@ -143,10 +145,13 @@ def test_an_unsound_aa_withholds_the_speedup_and_nothing_else() -> None:
 
 def test_stages_are_means_and_the_residual_is_told() -> None:
     rows = [record(b, "raw", 10.0, clock) for b in (0, 1) for clock in CLOCKS]
-    rows = [replace(r, stages_s={"decode": 4.0, "prefill": 5.0 + r.block}) if r.clock == "stages" else r for r in rows]
+    rows = [replace(r, seconds=99.0, stages_s={"decode": 4.0, "prefill": 5.0 + r.block}) if r.clock == "stages" else r for r in rows]
     times = clocks(rows, "raw")
     assert times.stages_s == {"decode": 4.0, "prefill": 5.5}
     assert times.stages_residual == pytest.approx(1 - 9.5 / 10)
+    withheld = clocks(rows, "raw", exact=True)
+    assert withheld.stages_s is None
+    assert withheld.stages_residual == times.stages_residual
 
 
 def test_wilson_agrees_with_a_worked_example() -> None:

@@ -13,7 +13,7 @@ from avpbench.strategies.text import Text
 from avpbench.tasks.grading import grade
 
 
-def run(cell: Cell, journal: Journal, check_stop: Callable[[], None]) -> Iterator[SampleRecord]:
+def run(cell: Cell, journal: Journal[SampleRecord], check_stop: Callable[[], None]) -> Iterator[SampleRecord]:
     """Runs what the journal does not hold yet; yields each sample once it is on the disk."""
     yield from run_missing("quality", cell, journal, lambda block: run_block(cell, block), check_stop)
 
