@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 from avpbench.core import AgentState, ModelSpec, Parcel, Prefix, Prompt, Turn
 from avpbench.engine.batch import Start
-from avpbench.engine.engine import Continuation, Engine, Speech
+from avpbench.engine.engine import NOTHING, Continuation, Engine, Speech
 from avpbench.engine.sampling import Sampling
 from avpbench.errors import ConfigError
 from avpbench.links.link import Link, Message, num_bytes
@@ -99,7 +99,7 @@ class Agent:
         """
         stages, sending = (self._stages(len(prompts)) for _ in range(2))
         opened = [self.receive(message, prompt, stages) for message, prompt in zip(messages, prompts, strict=True)]
-        done = self.act(opened, prompts, job, stages)
+        done = self.act(opened, prompts, job, stages, NOTHING if receiver is None else None)
         outs = [None if receiver is None else self.send(state, receiver, sending) for state, _ in done]
         spent = stages.seconds(), sending.seconds()
         return [Turned(state, self._record(state, c), c.new_ids, out, *spent) for (state, c), out in zip(done, outs, strict=True)]
@@ -117,9 +117,14 @@ class Agent:
         return Opened(Start(prefix, ids), parcel)
 
     def act(
-        self, opened: Sequence[Opened], prompts: Sequence[Prompt], job: Job, stages: AnyStages = NO_STAGES
-    ) -> list[tuple[AgentState, Continuation]]:
-        """Speaks or thinks, all samples in one batch. Raises ConfigError where a sequence would not fit the window."""
+        self, opened: Sequence[Opened], prompts: Sequence[Prompt], job: Job, stages: AnyStages = NO_STAGES,
+        needs: frozenset[str] | None = None,
+    ) -> list[tuple[AgentState, Continuation]]:  # fmt: skip
+        """Speaks or thinks, all samples in one batch; `needs` (None: the strategy's) is captured on the way.
+
+        Raises ConfigError where a sequence would not fit the window.
+        """
+        needs = self.strategy.needs if needs is None else needs
         starts = [one.start for one in opened]
         more = job.steps if isinstance(job, Think) else max(s.max_new_tokens for s in job.speeches)
         longest = max(len(start.token_ids) for start in starts) + more
@@ -129,9 +134,9 @@ class Agent:
                 f" {self.engine.window}; lower context, chain, max_agent_tokens or max_new_tokens"
             )
         if isinstance(job, Think):
-            done = self.engine.think(starts, job.steps, stages)
+            done = self.engine.think(starts, job.steps, stages, needs)
         else:
-            done = self.engine.speak(starts, job.speeches, job.sampling, stages)
+            done = self.engine.speak(starts, job.speeches, job.sampling, stages, needs)
         return [
             (self._state(one, prompt, continuation), continuation) for one, prompt, continuation in zip(opened, prompts, done, strict=True)
         ]
@@ -139,7 +144,8 @@ class Agent:
     def _state(self, opened: Opened, prompt: Prompt, done: Continuation) -> AgentState:
         said = self.engine.decode(done.new_ids)
         turn = Turn(prompt.role, prompt.words, said)
-        return AgentState(self.engine.spec, done.token_ids, done.soft_NE, done.cache, turn, prompt.question, opened.received)
+        state = AgentState(self.engine.spec, done.token_ids, done.soft_NE, done.cache, turn, prompt.question, opened.received)
+        return replace(state, captured=done.captured)
 
     def send(self, state: AgentState, receiver: ModelSpec, stages: AnyStages = NO_STAGES) -> Outgoing:
         """Hands over a state."""

@@ -14,7 +14,7 @@ from avpbench import gates, wire
 from avpbench.agents import Agent
 from avpbench.core import AgentState, KVCache, Parcel, Prefix
 from avpbench.engine.batch import Batch, Start
-from avpbench.engine.engine import Engine
+from avpbench.engine.engine import Engine, Prefilled
 from avpbench.engine.load import load
 from avpbench.errors import GateFailed
 from avpbench.links.direct import Direct
@@ -126,11 +126,9 @@ def not_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
     """A cache path that yields NaN."""
     prefill = Engine.prefill
 
-    def broken(self: Engine, starts: list[Start]) -> tuple[list[KVCache], torch.Tensor]:
-        caches, logits = prefill(self, starts)
-        if any(s.prefix.cache for s in starts):
-            logits = torch.full_like(logits, torch.nan)
-        return caches, logits
+    def broken(self: Engine, starts: list[Start]) -> Prefilled:
+        read = prefill(self, starts)
+        return read._replace(logits_BV=torch.full_like(read.logits_BV, torch.nan)) if any(s.prefix.cache for s in starts) else read
 
     monkeypatch.setattr(Engine, "prefill", broken)
 

@@ -17,7 +17,7 @@ from avpbench.cell import Cell
 from avpbench.checks import whole
 from avpbench.core import AgentState, Prefix, Prompt, Turn
 from avpbench.engine.batch import Start
-from avpbench.engine.engine import Speech
+from avpbench.engine.engine import NOTHING, Speech
 from avpbench.engine.sampling import Sampling, generator
 from avpbench.links.direct import Direct
 from avpbench.links.link import Message
@@ -115,9 +115,9 @@ def cut(prompt: Prompt, agent: Agent, num_tokens: int | None) -> Prompt:
 def sized(sender: Agent, state: AgentState, num_tokens: int) -> AgentState:
     """A state of exactly this many tokens: the transcript's ids, repeated or cut; its words are what they decode to."""
     ids = _repeated([i for i in state.token_ids if i >= 0], num_tokens)
-    caches, _ = sender.engine.prefill([Start(Prefix(), ids)])
+    read = sender.engine.prefill([Start(Prefix(), ids)], sender.strategy.needs)
     turn = Turn(state.turn.role, "", sender.engine.decode(ids))
-    return AgentState(state.spec, ids, None, caches[0], turn, state.question, None)
+    return AgentState(state.spec, ids, None, read.caches[0], turn, state.question, None, read.captured[0])
 
 
 def _repeated(ids: Sequence[int], length: int) -> tuple[int, ...]:
@@ -161,5 +161,5 @@ def first_token(agent: Agent, message: Message, prompt: Prompt, new_tokens: int 
     if new_tokens is not None and start.prefix.token_ids:
         start = Start(start.prefix, _repeated(start.prompt_ids, new_tokens))
         opened = Opened(start, opened.received)
-    agent.act([opened], [prompt], Speak((Speech(1, generator("latency")),), _GREEDY), stages)
+    agent.act([opened], [prompt], Speak((Speech(1, generator("latency")),), _GREEDY), stages, NOTHING)
     return opened

@@ -19,6 +19,7 @@ class Strategy(ABC):
 
     kind: ClassVar[str]  # the name on the card and in the records
     thinks: ClassVar[bool]  # can hand over what a latent step left behind
+    needs: frozenset[str] = frozenset()  # what the engine is to capture of the sender's passes (avpbench.engine.capture)
 
     @abstractmethod
     def check(self, sender: ModelSpec, receiver: ModelSpec) -> None:

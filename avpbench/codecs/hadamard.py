@@ -1,0 +1,40 @@
+"""Affine codes of a rotated head: int4 that survives outliers (SAW-INT4, arXiv 2604.19157)."""
+
+from __future__ import annotations
+
+from typing import final
+
+from torch import Tensor
+
+from avpbench.checks import whole
+from avpbench.codecs.affine import Affine
+from avpbench.codecs.rotation import rotated
+from avpbench.errors import ConfigError
+
+
+@final
+class Hadamard(Affine):
+    """Rotates blocks of the head, then codes them as `affine` does. The error's norm is that of the rotated codes.
+
+    Args:
+        group: values that share a scale.
+        rotation: values that are rotated together, a power of two.
+    """
+
+    widths = (2, 4)
+
+    def __init__(self, group: int, rotation: int) -> None:
+        super().__init__(group)
+        whole("strategy.codec.rotation", rotation, 2)
+        if rotation & (rotation - 1):
+            raise ConfigError(f"strategy.codec.rotation must be a power of two, got {rotation}")
+        self.rotation = rotation
+
+    def encode(self, x_RHTD: Tensor, width: int, treatment: str) -> dict[str, Tensor]:
+        return super().encode(rotated(x_RHTD, self.rotation), width, treatment)
+
+    def decode(self, coded: dict[str, Tensor], width: int, treatment: str, head_dim: int) -> Tensor:
+        return rotated(super().decode(coded, width, treatment, head_dim), self.rotation)
+
+    def error(self, x_RHTD: Tensor, width: int, treatment: str) -> Tensor:
+        return super().error(rotated(x_RHTD, self.rotation), width, treatment)

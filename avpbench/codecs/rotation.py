@@ -1,0 +1,36 @@
+"""Orthogonal rotations of a head: they spread an outlier over its block, so that a scale serves all."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+
+@lru_cache(maxsize=32)
+def hadamard(head_dim: int, block: int) -> Tensor:
+    """A block-diagonal orthogonal matrix [D, D] of normalised Hadamard matrices; symmetric, so its own inverse.
+
+    Blocks are powers of two, `block` at most; what is left of an odd head size gets smaller ones.
+    """
+    parts, left = [], head_dim
+    while left:
+        size = min(block, 1 << (left.bit_length() - 1))
+        parts.append(_hadamard(size))
+        left -= size
+    whole: Tensor = torch.block_diag(*parts)  # type: ignore[no-untyped-call]
+    return whole
+
+
+def _hadamard(size: int) -> Tensor:
+    matrix = torch.ones(1, 1)
+    while len(matrix) < size:
+        matrix = torch.cat([torch.cat([matrix, matrix], 1), torch.cat([matrix, -matrix], 1)], 0)
+    return matrix / size**0.5
+
+
+def rotated(x: Tensor, block: int) -> Tensor:
+    """Float32 values of the same shape."""
+    turned: Tensor = x.float() @ hadamard(x.shape[-1], block).to(x.device)
+    return turned
