@@ -13,7 +13,7 @@ from avpbench.checks import whole
 from avpbench.codecs.affine import LARGEST
 from avpbench.codecs.codec import Codec, Field
 from avpbench.codecs.packing import pack, packed_bytes, unpack
-from avpbench.codecs.rotation import rotated
+from avpbench.codecs.rotation import rotated, signs
 
 
 @lru_cache(maxsize=8)
@@ -30,7 +30,8 @@ def codebook(width: int) -> Tensor:
 
 @final
 class LloydMax(Codec):
-    """x = scale * rotation(centroid), the scale being the root mean square of a token's head.
+    """x = scale * rotation(centroid), the scale being the root mean square of a token's head. What lies beyond the last
+    centroid is cut there; a random rotation makes that rare.
 
     Args:
         rotation: values that are rotated together, a power of two.
@@ -46,7 +47,7 @@ class LloydMax(Codec):
         return {"codes": Field(torch.uint8, packed_bytes(head_dim, width)), "scales": Field(torch.float16, 1)}
 
     def encode(self, x_RHTD: Tensor, width: int, treatment: str) -> dict[str, Tensor]:
-        x = rotated(x_RHTD, self.rotation)
+        x = rotated(x_RHTD.float() * signs(x_RHTD.shape[-1]).to(x_RHTD.device), self.rotation)
         scale = (torch.linalg.vector_norm(x, dim=-1, keepdim=True) / math.sqrt(x.shape[-1])).clamp(max=LARGEST).half()
         inverse = torch.where(scale > 0, 1 / scale.float(), 0.0)
         book = codebook(width).to(x.device)
@@ -56,4 +57,4 @@ class LloydMax(Codec):
     def decode(self, coded: dict[str, Tensor], width: int, treatment: str, head_dim: int) -> Tensor:
         scale = coded["scales"]
         values = codebook(width).to(scale.device)[unpack(coded["codes"], width, head_dim).long()]
-        return rotated(values * scale.float(), self.rotation)
+        return rotated(values * scale.float(), self.rotation) * signs(head_dim).to(scale.device)

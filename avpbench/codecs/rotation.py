@@ -30,6 +30,12 @@ def _hadamard(size: int) -> Tensor:
     return matrix / size**0.5
 
 
+@lru_cache(maxsize=32)
+def signs(head_dim: int) -> Tensor:
+    """Fixed random signs [D]: before a Hadamard matrix they make it a random rotation, which no input is aligned with."""
+    return torch.randint(2, (head_dim,), generator=torch.Generator().manual_seed(0)) * 2.0 - 1.0
+
+
 def rotated(x: Tensor, block: int) -> Tensor:
     """Float32 values of the same shape."""
     turned: Tensor = x.float() @ hadamard(x.shape[-1], block).to(x.device)

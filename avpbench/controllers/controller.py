@@ -180,18 +180,19 @@ def _raises(loss_BK: Tensor, costs_BK: Tensor, free_B: Tensor) -> tuple[Tensor, 
     place_B = torch.zeros(len(costs_BK), dtype=torch.long)
     parts = []
     alive_B = free_B.clone()
+    before_B = torch.full((len(costs_BK),), torch.inf)
     index_B = torch.arange(len(costs_BK))
     for _ in range(costs_BK.shape[1] - 1):
         here = place_B[:, None]
         ratio_BK = _ratio(loss_BK, costs_BK, here)
         best_B = ratio_BK.argmax(1)
-        ratio_B = ratio_BK.gather(1, best_B[:, None])[:, 0]
+        ratio_B = torch.minimum(ratio_BK.gather(1, best_B[:, None])[:, 0], before_B)  # no raise before the one it stands on
         alive_B &= ratio_B > 0
         if not bool(alive_B.any()):
             break
         bytes_B = (costs_BK.gather(1, best_B[:, None]) - costs_BK.gather(1, here))[:, 0]
         parts.append((ratio_B[alive_B], bytes_B[alive_B], index_B[alive_B], best_B[alive_B]))
-        place_B = torch.where(alive_B, best_B, place_B)
+        place_B, before_B = torch.where(alive_B, best_B, place_B), ratio_B
     if not parts:
         none = torch.zeros(0, dtype=torch.long)
         return torch.zeros(0), none, none, none

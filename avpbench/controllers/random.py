@@ -36,7 +36,7 @@ class Random(Controller):
         sizes_B = request.sizes_B
         levels_B = levels_N[sizes_B.cumsum(0) - sizes_B]
         free = (~request.protected_B & (sizes_B == sizes_B[0])).nonzero()[:, 0]
-        salt = zlib.crc32(torch.tensor(request.token_ids).numpy().tobytes())
-        order = torch.randperm(len(free), generator=torch.Generator().manual_seed(self.seed * 2**32 + salt))
+        salt = zlib.crc32(f"{self.seed}/{request.token_ids}".encode())  # 32 bits: torch's generator takes no more
+        order = torch.randperm(len(free), generator=torch.Generator().manual_seed(salt))
         levels_B[free] = levels_B[free[order]]
         return levels_B.repeat_interleave(sizes_B)
