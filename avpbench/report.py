@@ -30,7 +30,19 @@ def _ms(value: float | None) -> str:
     return "-" if value is None else f"{value * 1000:.2f} ms"
 
 
-_SETTINGS = {"model": "", "chain": "", "context": "", "question": "first", "donor": "self", "think": "0", "seed": "0"}  # left unsaid
+_SETTINGS = {
+    "model": "",
+    "chain": "",
+    "context": "",
+    "question": "first",
+    "donor": "self",
+    "think": "0",
+    "seed": "0",
+    "controller": "-",
+    "codec": "-",
+    "budget": "-",
+    "KL": "-",
+}  # left unsaid
 _NOTE = (
     "tokens: a sample, all agents' turns; wire: a sample, all hops; cache: largest K/V of a turn; TTFT: last hop, batch 1,"
     " prefix + new tokens, from bytes in host memory; speed-up: geometric mean of re-prefill's TTFT / its own in the"
@@ -53,6 +65,9 @@ def columns(summary: Summary) -> dict[str, str]:
         "think": str(subject.think_steps),
         "seed": str(subject.seed),
         "strategy": subject.strategy,
+        "controller": subject.controller or "-",
+        "codec": subject.codec or "-",
+        "budget": _number(subject.budget_bits, 2, " bits"),
         "n": str(quality.num_samples),
         "errors": str(quality.num_errors),
         "accuracy": "-" if quality.accuracy is None else f"{quality.accuracy:.1%}",
@@ -60,6 +75,8 @@ def columns(summary: Summary) -> dict[str, str]:
         "prefilled": _number(quality.prefilled_tokens, 0),
         "generated": _number(quality.generated_tokens, 0),
         "wire": bytes_text(quality.wire_bytes),
+        "bits": _number(quality.mean_bits, 2),
+        "KL": _number(summary.kl, 4),
         "prefix + new": "-" if times.prefix_tokens is None else f"{times.prefix_tokens:.0f} + {times.new_tokens:.0f}",
         "TTFT": _ms(times.ttft_host_s),
         "speed-up": _number(times.ttft_host_speedup, 2, "x"),

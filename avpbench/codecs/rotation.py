@@ -27,7 +27,8 @@ def _hadamard(size: int) -> Tensor:
     matrix = torch.ones(1, 1)
     while len(matrix) < size:
         matrix = torch.cat([torch.cat([matrix, matrix], 1), torch.cat([matrix, -matrix], 1)], 0)
-    return matrix / size**0.5
+    normal: Tensor = matrix / size**0.5
+    return normal
 
 
 @lru_cache(maxsize=32)
@@ -38,5 +39,5 @@ def signs(head_dim: int) -> Tensor:
 
 def rotated(x: Tensor, block: int) -> Tensor:
     """Float32 values of the same shape."""
-    turned: Tensor = x.float() @ hadamard(x.shape[-1], block).to(x.device)
+    turned: Tensor = torch.matmul(x.float(), hadamard(x.shape[-1], block).to(x.device))
     return turned

@@ -5,11 +5,10 @@ Axes: N tokens to be coded, B blocks of them (tokens that share a level), K leve
 
 from __future__ import annotations
 
-from abc import ABC
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar, final
+from typing import final
 
 import torch
 from torch import Tensor
@@ -92,7 +91,7 @@ class Request:
         return levels_B.repeat_interleave(self.sizes_B)
 
 
-class Controller(ABC):
+class Controller:
     """Ranks tokens, or spends the budget by a rule of its own. Stateless: the same request has the same answer.
 
     A controller that ranks writes `score`; `allocate` then spends the budget where a byte takes most off the sum of
@@ -100,7 +99,11 @@ class Controller(ABC):
     """
 
     needs: frozenset[str] = frozenset()  # which captures: see engine.capture
-    name: ClassVar[str]
+
+    @property
+    def label(self) -> str:
+        """Its name in records."""
+        return type(self).__module__.rsplit(".", 1)[-1]
 
     def score(self, request: Request) -> Tensor | None:
         """What an error in each token costs, score_N >= 0, in any unit; None where the controller does not rank."""

@@ -21,6 +21,10 @@ class Inverse(Controller):
     def __init__(self, of: Controller) -> None:
         self.of = of
 
+    @property
+    def label(self) -> str:
+        return f"inverse({self.of.label})"
+
     def captures(self) -> frozenset[str]:
         return self.of.captures()
 
@@ -28,7 +32,7 @@ class Inverse(Controller):
         score_N = self.of.score(request)
         if score_N is None:
             return None
-        score_N = require_score(type(self.of).__name__, score_N, len(request.fresh_N))
+        score_N = require_score(self.of.label, score_N, len(request.fresh_N))
         order = score_N.argsort(stable=True)
         turned_N = torch.empty_like(score_N)
         turned_N[order] = score_N[order.flip(0)]

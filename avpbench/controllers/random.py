@@ -25,6 +25,10 @@ class Random(Controller):
         whole("strategy.controller.seed", seed, 0)
         self.of, self.seed = of, seed
 
+    @property
+    def label(self) -> str:
+        return f"random({self.of.label},{self.seed})"
+
     def captures(self) -> frozenset[str]:
         return self.of.captures()
 

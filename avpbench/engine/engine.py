@@ -13,9 +13,9 @@ from typing import Any, NamedTuple, final
 import torch
 from torch import Tensor
 
-from avpbench.core import LATENT, Captured, KVCache, ModelSpec
+from avpbench.core import LATENT, Captured, KVCache, ModelSpec, Queries
 from avpbench.engine.batch import Batch, Start
-from avpbench.engine.capture import Recorder
+from avpbench.engine.capture import Recorder, listening
 from avpbench.engine.realign import Realign, last_hidden
 from avpbench.engine.sampling import Sampling
 from avpbench.errors import OutOfMemory
@@ -238,6 +238,22 @@ class Engine:
             latent_steps=steps,
             captured=batch.captured(row, steps),
         )
+
+    @torch.inference_mode()
+    def behind(self, starts: Sequence[Start], continuations: Sequence[tuple[int, ...]]) -> list[tuple[Queries, KVCache]]:
+        """The queries of every token that comes after a row's prefix, prompt and continuation, and the row's whole cache."""
+        with memory_errors():
+            longer = [Start(s.prefix, s.prompt_ids + c) for s, c in zip(starts, continuations, strict=True)]
+            batch = self._batch(longer, 0)
+            with listening(self.model) as layers:
+                batch.prefill()
+            found = []
+            for row, start in enumerate(longer):
+                first = len(start.prefix.token_ids)
+                count = len(start.token_ids) - first
+                queries = Queries(torch.arange(first, first + count), tuple(q[row, :, -count:] for q in layers))
+                found.append((queries, batch.take(row, 0)))
+            return found
 
     @torch.inference_mode()
     def score(self, starts: Sequence[Start], continuations: Sequence[tuple[int, ...]]) -> list[Tensor]:

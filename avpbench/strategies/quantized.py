@@ -23,7 +23,7 @@ from avpbench.core import AgentState, CacheCard, KVCache, ModelSpec, Parcel, Pre
 from avpbench.engine.bias import key_bias
 from avpbench.engine.engine import Engine
 from avpbench.errors import AvpBenchError, ConfigError, WireError
-from avpbench.strategies.strategy import Strategy, differing, require_same_model
+from avpbench.strategies.strategy import Parts, Strategy, differing, require_same_model
 from avpbench.strategies.tokens import pack, tensor, unpack
 
 _PROTECTED_TOKENS, _PROTECTED_BYTES = 0.05, 0.125  # at most, of the new tokens and of the budget
@@ -97,6 +97,13 @@ class Quantized(Strategy):
         self.keys_step, self.layer_steps = keys_step, {int(layer): int(step) for layer, step in layer_steps.items()}
         self.needs = controller.captures()
 
+    @property
+    def parts(self) -> Parts:
+        return Parts(self.controller.label, describe(self.codec)["name"], self.budget_bits)
+
+    def most_bytes(self, state: AgentState, sender: Engine) -> int:
+        return self._draft(state, sender).allowance
+
     def check(self, sender: ModelSpec, receiver: ModelSpec) -> None:
         require_same_model(self.kind, sender, receiver)
         self._table(sender)
@@ -158,7 +165,7 @@ class Quantized(Strategy):
 
         The header's length depends a little on the plan, so what it left over is offered again.
         """
-        request, name = draft.request, type(self.controller).__name__
+        request, name = draft.request, self.controller.label
         score_N = self.controller.score(request)
         if score_N is not None:
             score_N = require_score(name, score_N, len(request.fresh_N))
