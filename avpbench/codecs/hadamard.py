@@ -6,10 +6,8 @@ from typing import final
 
 from torch import Tensor
 
-from avpbench.checks import whole
 from avpbench.codecs.affine import Affine
-from avpbench.codecs.rotation import rotated
-from avpbench.errors import ConfigError
+from avpbench.codecs.rotation import require_rotation, rotated
 
 
 @final
@@ -25,9 +23,7 @@ class Hadamard(Affine):
 
     def __init__(self, group: int, rotation: int) -> None:
         super().__init__(group)
-        whole("strategy.codec.rotation", rotation, 2)
-        if rotation & (rotation - 1):
-            raise ConfigError(f"strategy.codec.rotation must be a power of two, got {rotation}")
+        require_rotation(rotation)
         self.rotation = rotation
 
     def encode(self, x_RHTD: Tensor, width: int, treatment: str) -> dict[str, Tensor]:

@@ -9,11 +9,10 @@ from typing import final
 import torch
 from torch import Tensor
 
-from avpbench.checks import whole
 from avpbench.codecs.affine import LARGEST
 from avpbench.codecs.codec import Codec, Field
 from avpbench.codecs.packing import pack, packed_bytes, unpack
-from avpbench.codecs.rotation import rotated, signs
+from avpbench.codecs.rotation import require_rotation, rotated, signs
 
 
 @lru_cache(maxsize=8)
@@ -40,7 +39,7 @@ class LloydMax(Codec):
     widths = (3, 4)
 
     def __init__(self, rotation: int) -> None:
-        whole("strategy.codec.rotation", rotation, 2)
+        require_rotation(rotation)
         self.rotation = rotation
 
     def layout(self, width: int, treatment: str, head_dim: int) -> dict[str, Field]:

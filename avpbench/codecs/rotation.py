@@ -7,6 +7,16 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from avpbench.checks import whole
+from avpbench.errors import ConfigError
+
+
+def require_rotation(value: object) -> None:
+    """Raises ConfigError unless the value is a power of two above one."""
+    whole("strategy.codec.rotation", value, 2)
+    if type(value) is int and value & (value - 1):
+        raise ConfigError(f"strategy.codec.rotation must be a power of two, got {value}")
+
 
 @lru_cache(maxsize=32)
 def hadamard(head_dim: int, block: int) -> Tensor:
