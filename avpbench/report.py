@@ -30,23 +30,15 @@ def _ms(value: float | None) -> str:
     return "-" if value is None else f"{value * 1000:.2f} ms"
 
 
-_SETTINGS = {
-    "model": "",
-    "chain": "",
-    "context": "",
-    "question": "first",
-    "donor": "self",
-    "think": "0",
-    "seed": "0",
-    "controller": "-",
-    "codec": "-",
-    "budget": "-",
-    "KL": "-",
-}  # left unsaid
+_SETTINGS = {  # left unsaid where they are these
+    "model": "", "chain": "", "context": "", "question": "first", "donor": "self", "think": "0", "seed": "0",
+    "controller": "-", "codec": "-", "budget": "-",
+}  # fmt: skip
+_OPTIONAL = ("bits", "KL")  # left out where nothing has them
 _NOTE = (
-    "tokens: a sample, all agents' turns; wire: a sample, all hops; cache: largest K/V of a turn; TTFT: last hop, batch 1,"
-    " prefix + new tokens, from bytes in host memory; speed-up: geometric mean of re-prefill's TTFT / its own in the"
-    " same blocks of the same cell; compare speed-ups between rows, not times"
+    "tokens: a sample, all agents' turns; wire: a sample, all hops; bits: of all bytes, a value; cache: largest K/V of a turn;"
+    " TTFT: last hop, batch 1, prefix + new tokens, from bytes in host memory; speed-up: geometric mean of re-prefill's TTFT / its"
+    " own in the same blocks of the same cell; compare speed-ups between rows, not times"
 )
 
 
@@ -89,7 +81,8 @@ def tables(summaries: Sequence[Summary], title: str) -> list[Table]:
     """A row a summary; on a terminal too narrow for that, a column a summary. A setting that is the same in all goes into the title."""
     rows = [columns(s) for s in summaries]
     same = {k: v for k, v in rows[0].items() if k in _SETTINGS and all(r[k] == v for r in rows)}
-    rows = [{k: v for k, v in row.items() if k not in same} for row in rows]
+    unused = {k for k in _OPTIONAL if all(r[k] == "-" for r in rows)}
+    rows = [{k: v for k, v in row.items() if k not in same and k not in unused} for row in rows]
     title = ", ".join([title, *(f"{k} {v}" for k, v in same.items() if v != _SETTINGS[k])])
     widths = [max(len(k), *(len(row[k]) for row in rows)) for k in rows[0]]
     if sum(widths) + 2 * len(widths) <= console.width and len(rows) > 1:

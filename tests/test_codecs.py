@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import codecs
 from torch import Tensor
 
 from avpbench.build import build
@@ -16,11 +17,11 @@ from avpbench.codecs.lloydmax import codebook
 from avpbench.codecs.packing import pack, packed_bytes, unpack
 from avpbench.codecs.registry import codec_named, describe
 from avpbench.codecs.rotation import hadamard, rotated, signs
-from avpbench.config import CONF, compose
+from avpbench.config import compose
 from avpbench.core import ModelSpec
 from avpbench.errors import ConfigError, WireError
 
-NAMES = sorted(p.stem for p in (CONF / "strategy" / "codec").glob("*.yaml"))
+NAMES = codecs()
 CPU = torch.device("cpu")
 SHAPES = [(2, 4, 1, 32), (1, 1, 33, 128), (3, 2, 70, 33), (2, 1, 64, 80)]  # rows, kv heads (MQA: 1), tokens, head size
 

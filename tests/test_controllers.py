@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import told
+from conftest import codecs, told
 from torch import Tensor
 
 from avpbench.agents import Agent, Speak
@@ -29,7 +29,7 @@ from avpbench.strategies.quantized import Quantized
 from avpbench.strategies.raw import Raw
 
 NAMES = sorted(p.stem for p in (CONF / "strategy" / "controller").glob("*.yaml"))
-CODECS = sorted(p.stem for p in (CONF / "strategy" / "codec").glob("*.yaml"))
+CODECS = codecs()
 WORDS = "Tom has 12 apples. Sue has 3 more apples than Tom. Ben has twice as many as Sue. How many do they have together?"
 
 

@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import told
+from conftest import codecs, told
 from transformers import AutoModelForCausalLM, Qwen2Config
 
 from avpbench import wire
 from avpbench.agents import Agent, Speak
 from avpbench.build import build
 from avpbench.codecs.levels import DROPPED, NATIVE
-from avpbench.config import CONF, compose
+from avpbench.config import compose
 from avpbench.core import AgentState, CacheCard, Parcel, Prefix
 from avpbench.engine.attention import demand, output_errors
 from avpbench.engine.batch import Start
@@ -31,7 +31,7 @@ from avpbench.links.direct import Direct
 from avpbench.strategies.quantized import Quantized
 from avpbench.strategies.raw import Raw
 
-CODECS = sorted(p.stem for p in (CONF / "strategy" / "codec").glob("*.yaml"))
+CODECS = codecs()
 STORY = "Tom has 12 apples. Sue has 3 more apples than Tom. Ben has twice as many as Sue. How many do they have together?"
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import zlib
 from typing import final
 
 import torch
 from torch import Tensor
 
+from avpbench import digest
 from avpbench.checks import whole
 from avpbench.controllers.controller import Controller, Request
 
@@ -40,7 +40,7 @@ class Random(Controller):
         sizes_B = request.sizes_B
         levels_B = levels_N[sizes_B.cumsum(0) - sizes_B]
         free = (~request.protected_B & (sizes_B == sizes_B[0])).nonzero()[:, 0]
-        salt = zlib.crc32(f"{self.seed}/{request.token_ids}".encode())  # 32 bits: torch's generator takes no more
+        salt = digest.seed_of(f"{self.seed}/{request.token_ids}")
         order = torch.randperm(len(free), generator=torch.Generator().manual_seed(salt))
         levels_B[free] = levels_B[free[order]]
         return levels_B.repeat_interleave(sizes_B)
