@@ -12,7 +12,7 @@ from torch import Tensor
 from avpbench.agents import Agent, Speak
 from avpbench.build import build
 from avpbench.codecs.levels import NATIVE, Levels
-from avpbench.codecs.registry import codec_named
+from avpbench.codecs.registry import codec_named, describe
 from avpbench.config import CONF, compose
 from avpbench.controllers.controller import Controller, Request, plan_bytes, require_plan, require_score, spend
 from avpbench.controllers.random import Random
@@ -243,4 +243,4 @@ def test_blocks_have_one_level(state: AgentState) -> None:
 
 
 def test_a_codec_is_found_by_its_card_only() -> None:
-    assert vars(codec_named({"name": "affine", "group": 32})) == {"group": 32}
+    assert describe(codec_named({"name": "affine", "group": 32})) == {"name": "affine", "group": 32}

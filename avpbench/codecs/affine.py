@@ -5,7 +5,7 @@ The form that most K/V quantizers start from (KIVI, arXiv 2402.02750, for values
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import final
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from avpbench.codecs.packing import pack, packed_bytes, unpack
 LARGEST = 65504.0  # of float16, in which scales and offsets cross
 
 
+@final
 class Affine(Codec):
     """x = offset + scale * code, both in float16, rounded before the codes are chosen. The error is half a step at most,
     plus what float16 costs the offset.
@@ -25,7 +26,7 @@ class Affine(Codec):
         group: values that share a scale; the last group of a head may have fewer.
     """
 
-    widths: ClassVar[tuple[int, ...]] = (2, 4, 8)
+    widths = (2, 4, 8)
 
     def __init__(self, group: int) -> None:
         whole("strategy.codec.group", group, 2)

@@ -16,7 +16,7 @@ _CHANNEL = "channel"
 
 
 @final
-class Kivi(Affine):
+class Kivi(Codec):
     """Keys have channels of large values and values do not, so each key channel has a scale of its own for `block` tokens.
 
     Args:
@@ -27,16 +27,16 @@ class Kivi(Affine):
     widths = (2, 4)
 
     def __init__(self, group: int, block: int) -> None:
-        super().__init__(group)
         whole("strategy.codec.block", block, 2)
-        self.block = block
+        self.group, self.block = group, block
+        self._affine = Affine(group)
 
     def treatment(self, half: str) -> str:
         return _CHANNEL if half == KEYS else ""
 
     def layout(self, width: int, treatment: str, head_dim: int) -> dict[str, Field]:
         if treatment != _CHANNEL:
-            return super().layout(width, treatment, head_dim)
+            return self._affine.layout(width, treatment, head_dim)
         return {
             "codes": Field(torch.uint8, packed_bytes(head_dim, width)),
             "scales": Field(torch.float16, 2 * head_dim, per_block=True),
@@ -45,7 +45,7 @@ class Kivi(Affine):
 
     def encode(self, x_RHTD: Tensor, width: int, treatment: str) -> dict[str, Tensor]:
         if treatment != _CHANNEL:
-            return super().encode(x_RHTD, width, treatment)
+            return self._affine.encode(x_RHTD, width, treatment)
         sizes = torch.tensor(blocks(x_RHTD.shape[2], self.block), device=x_RHTD.device)
         parts = torch.split(x_RHTD.float(), self.block, 2)
         low, high = (torch.stack([getattr(part, name)(2) for part in parts], dim=2) for name in ("amin", "amax"))
@@ -56,7 +56,7 @@ class Kivi(Affine):
 
     def decode(self, coded: dict[str, Tensor], width: int, treatment: str, head_dim: int) -> Tensor:
         if treatment != _CHANNEL:
-            return super().decode(coded, width, treatment, head_dim)
+            return self._affine.decode(coded, width, treatment, head_dim)
         sizes = coded["sizes"][0, 0, :, 0].long()
         codes = unpack(coded["codes"], width, head_dim)
         counted, same = int(sizes.sum()), bool((coded["sizes"].long() == sizes[:, None]).all())
@@ -68,7 +68,7 @@ class Kivi(Affine):
         return restored(codes, scale, offset)
 
     def error(self, x_RHTD: Tensor, width: int, treatment: str) -> Tensor:
-        return super().error(x_RHTD, width, treatment) if treatment != _CHANNEL else Codec.error(self, x_RHTD, width, treatment)
+        return super().error(x_RHTD, width, treatment) if treatment == _CHANNEL else self._affine.error(x_RHTD, width, treatment)
 
 
 def _spread(t: Tensor, sizes: Tensor) -> Tensor:

@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, final
+from typing import final
 
 import torch
 from torch import Tensor
 
 from avpbench.codecs.affine import Affine, grouped
+from avpbench.codecs.codec import Codec, Field
 from avpbench.codecs.packing import pack
 from avpbench.errors import NotFound
 
 
 @final
-class Quanto(Affine):
+class Quanto(Codec):
     """quanto's MaxOptimizer and quantizer, as transformers' QuantizedCache uses them; offsets and scales in float16.
 
     Args:
         group: values that share a scale.
     """
 
-    widths: ClassVar[tuple[int, ...]] = (2, 4)
+    widths = (2, 4)
 
     def __init__(self, group: int) -> None:
-        super().__init__(group)
+        self.group, self._affine = group, Affine(group)
         try:
             import optimum.quanto  # noqa: F401
         except ImportError as error:
@@ -40,6 +41,8 @@ class Quanto(Affine):
         scales = torch.cat([t.reshape(x.shape[:-1]) for t in (made._scale, -made._shift)], dim=-1)
         return {"codes": pack(codes, width), "scales": scales.clamp(-65504, 65504).half()}
 
-    def error(self, x_RHTD: Tensor, width: int, treatment: str) -> Tensor:
-        back = self.decode(self.encode(x_RHTD, width, treatment), width, treatment, x_RHTD.shape[-1])
-        return (back - x_RHTD.float()).square().sum(dim=(1, 3))
+    def layout(self, width: int, treatment: str, head_dim: int) -> dict[str, Field]:
+        return self._affine.layout(width, treatment, head_dim)
+
+    def decode(self, coded: dict[str, Tensor], width: int, treatment: str, head_dim: int) -> Tensor:
+        return self._affine.decode(coded, width, treatment, head_dim)

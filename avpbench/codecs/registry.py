@@ -15,7 +15,10 @@ _KNOWN = frozenset(path.stem for path in Path(__file__).parent.glob("*.py"))
 
 def describe(codec: Codec) -> dict[str, Any]:
     """The codec's name and arguments, as plain values."""
-    return {"name": type(codec).__module__.rsplit(".", 1)[-1], **vars(codec)}
+    return {
+        "name": type(codec).__module__.rsplit(".", 1)[-1],
+        **{key: value for key, value in vars(codec).items() if not key.startswith("_")},
+    }
 
 
 def codec_named(described: dict[str, Any]) -> Codec:

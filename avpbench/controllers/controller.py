@@ -84,6 +84,12 @@ class Request:
         place = torch.repeat_interleave(torch.arange(len(self.sizes_B)), self.sizes_B)
         return values_N.new_zeros(len(self.sizes_B), *values_N.shape[1:]).index_add_(0, place, values_N)
 
+    def of_fresh(self, values_T: Tensor, first: int) -> Tensor:
+        """The values_N of the tokens to be coded, given those of positions from `first` on; 0 where none is given."""
+        positions_N = self.cache.positions_T[self.fresh_N].cpu() - first
+        known_N = (positions_N >= 0) & (positions_N < len(values_T))
+        return values_T[positions_N.clamp(0, len(values_T) - 1)].where(known_N, values_T.new_zeros(()))
+
     def tokenwise(self, places_B: Tensor) -> Tensor:
         """Levels_N from places in `table.names`, protected blocks native."""
         names = torch.tensor(self.table.names, dtype=torch.uint8)

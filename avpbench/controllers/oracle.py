@@ -7,7 +7,6 @@ from typing import final
 from torch import Tensor
 
 from avpbench.controllers.controller import Controller, Request
-from avpbench.controllers.surprisal import of_positions
 from avpbench.engine.capture import DEMAND
 from avpbench.errors import ControllerError
 
@@ -23,4 +22,4 @@ class Oracle(Controller):
             raise ControllerError(
                 "the oracle knows the gold continuation, which only the fidelity phase has: set quality=off latency=off fidelity=on"
             )
-        return of_positions(request.captured.demand_S, 0, request)
+        return request.of_fresh(request.captured.demand_S, 0)

@@ -72,19 +72,29 @@ class Batch:
 
     def prefill(self, logits_to_keep: int = 1) -> Tensor:
         """Logits_BKV of the last K places, after every row's pending tokens went through."""
+        inputs, positions, ids = self._pending()
+        if self.recorder is None:
+            return self._forward(inputs, positions, logits_to_keep)
+        width = self._num_new
+        logits, queries = self._heard(inputs, positions, width if PREDICTIONS in self.recorder.needs else logits_to_keep)
+        self.recorder.prefilled(queries)
+        self.recorder.predicted(logits[:, -width:-1], ids[:, 1:])
+        return logits[:, -logits_to_keep:]
+
+    def queries(self) -> list[Tensor]:
+        """Every layer's queries_BAND of the rows' pending tokens, which go through."""
+        inputs, positions, _ = self._pending()
+        return self._heard(inputs, positions, 1)[1]
+
+    def _pending(self) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        """The inputs, positions_BN and ids_BN of what is not in the cache yet."""
         starts, width = self._starts, self._num_new
         ids = torch.zeros(len(starts), width, dtype=torch.long)
         positions = torch.zeros(len(starts), width, dtype=torch.long)
         for r, s in enumerate(starts):
             ids[r, width - s.num_new :] = torch.tensor(s.token_ids[s.span :])
             positions[r, width - s.num_new :] = torch.arange(s.span, len(s.token_ids))
-        inputs, positions = self._inputs(ids), positions.to(self._device)
-        if self.recorder is None:
-            return self._forward(inputs, positions, logits_to_keep)
-        logits, queries = self._heard(inputs, positions, width if PREDICTIONS in self.recorder.needs else logits_to_keep)
-        self.recorder.prefilled(queries)
-        self.recorder.predicted(logits[:, -width:-1], ids[:, 1:])
-        return logits[:, -logits_to_keep:]
+        return self._inputs(ids), positions.to(self._device), ids
 
     def _inputs(self, ids_BN: Tensor) -> dict[str, Tensor]:
         if not bool((ids_BN == LATENT).any()):
@@ -111,12 +121,13 @@ class Batch:
 
     def _heard(self, inputs: dict[str, Tensor], positions_BN: Tensor, logits_to_keep: int) -> tuple[Tensor, list[Tensor]]:
         """The pass, and every layer's queries_BAND."""
-        with listening(self._model) as queries:
-            return self._forward(inputs, positions_BN, logits_to_keep), queries
+        with listening(self._model) as more:
+            return self._forward(inputs, positions_BN, logits_to_keep, more), more["heard"]
 
-    def _forward(self, inputs: dict[str, Tensor], positions_BN: Tensor, logits_to_keep: int) -> Tensor:
+    def _forward(self, inputs: dict[str, Tensor], positions_BN: Tensor, logits_to_keep: int, more: dict[str, Any] | None = None) -> Tensor:
         output = self._model(
             **inputs,
+            **(more or {}),
             attention_mask=self._mask_BT if self._padded else None,
             position_ids=positions_BN,
             past_key_values=self._cache,

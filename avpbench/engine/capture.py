@@ -23,13 +23,11 @@ CAPTURES = frozenset({WINDOW, PROBES, PREDICTIONS, DEMAND})
 _KEPT = 16  # queries of the window, and of the probes in a prompt
 _STRIDE = 8  # said tokens between two probes
 _NAME = "avpbench_sdpa"
-_seen: list[Tensor] | None = None
 
 
-def _attention(module: Any, query: Tensor, *args: Any, **kwargs: Any) -> Any:
-    """SDPA that shows its queries_BAND to whoever listens."""
-    if _seen is not None:
-        _seen.append(query)
+def _attention(module: Any, query: Tensor, *args: Any, heard: list[Tensor], **kwargs: Any) -> Any:
+    """SDPA that adds its queries_BAND to `heard`, an argument of the model's own call."""
+    heard.append(query)
     return sdpa_attention_forward(module, query, *args, **kwargs)
 
 
@@ -38,16 +36,13 @@ AttentionMaskInterface.register(_NAME, sdpa_mask)
 
 
 @contextmanager
-def listening(model: Any) -> Iterator[list[Tensor]]:
-    """Every layer's queries_BAND of the pass within."""
-    global _seen
+def listening(model: Any) -> Iterator[dict[str, list[Tensor]]]:
+    """What the model is called with for every layer's queries_BAND to be in `heard` afterwards."""
     before = model.config._attn_implementation
     model.config._attn_implementation = _NAME
-    _seen = []
     try:
-        yield _seen
+        yield {"heard": []}
     finally:
-        _seen = None
         model.config._attn_implementation = before
 
 

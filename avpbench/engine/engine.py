@@ -15,7 +15,7 @@ from torch import Tensor
 
 from avpbench.core import LATENT, Captured, KVCache, ModelSpec, Queries
 from avpbench.engine.batch import Batch, Start
-from avpbench.engine.capture import Recorder, listening
+from avpbench.engine.capture import Recorder
 from avpbench.engine.realign import Realign, last_hidden
 from avpbench.engine.sampling import Sampling
 from avpbench.errors import OutOfMemory
@@ -245,8 +245,7 @@ class Engine:
         with memory_errors():
             longer = [Start(s.prefix, s.prompt_ids + c) for s, c in zip(starts, continuations, strict=True)]
             batch = self._batch(longer, 0)
-            with listening(self.model) as layers:
-                batch.prefill()
+            layers = batch.queries()
             found = []
             for row, start in enumerate(longer):
                 first = len(start.prefix.token_ids)
