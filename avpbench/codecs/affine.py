@@ -76,9 +76,9 @@ def quantized(x: Tensor, scale: Tensor, offset: Tensor, width: int) -> Tensor:
     """The nearest codes; 0 where a group has no range."""
     scale = scale.float()
     inverse = torch.where(scale > 0, 1 / scale, 0.0)
-    return ((x - offset.float()) * inverse).round().clamp(0, 2**width - 1).to(torch.uint8)
+    return (x - offset.float()).mul_(inverse).round_().clamp_(0, 2**width - 1).to(torch.uint8)  # in place: fresh pages cost most
 
 
 def restored(codes: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
     """Values in float32."""
-    return codes.float() * scale.float() + offset.float()
+    return codes.float().mul_(scale.float()).add_(offset.float())
