@@ -56,6 +56,10 @@ class Codec(ABC):
     def decode(self, coded: dict[str, Tensor], width: int, treatment: str, head_dim: int) -> Tensor:
         """Values_RHTD in float32. Raises ValueError where the tensors contradict each other."""
 
+    def decode_into(self, out_RHTD: Tensor, coded: dict[str, Tensor], width: int, treatment: str) -> None:
+        """The same, rounded to the dtype of memory that is there and written to it."""
+        out_RHTD.copy_(self.decode(coded, width, treatment, out_RHTD.shape[-1]))
+
     def num_bytes(self, width: int, treatment: str, num_tokens: int, head_dim: int) -> int:
         """Bytes of one block of so many tokens, for one row and head."""
         return sum(field.num_bytes * (1 if field.per_block else num_tokens) for field in self.layout(width, treatment, head_dim).values())

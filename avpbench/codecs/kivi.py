@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from avpbench.checks import whole
-from avpbench.codecs.affine import Affine, fit, quantized, restored
+from avpbench.codecs.affine import Affine
 from avpbench.codecs.codec import KEYS, Codec, Field, blocks
-from avpbench.codecs.packing import pack, packed_bytes, unpack
+from avpbench.codecs.grid import fit, quantized, restored
+from avpbench.codecs.packing import WORD, num_words, pack, unpack
 
 _CHANNEL = "channel"
 
@@ -38,7 +39,7 @@ class Kivi(Codec):
         if treatment != _CHANNEL:
             return self._affine.layout(width, treatment, head_dim)
         return {
-            "codes": Field(torch.uint8, packed_bytes(head_dim, width)),
+            "codes": Field(WORD, num_words(head_dim, width)),
             "scales": Field(torch.float16, 2 * head_dim, per_block=True),
             "sizes": Field(torch.uint8, 1, per_block=True),
         }
