@@ -11,7 +11,8 @@ from torch import Tensor
 
 from avpbench.core import AgentState, ModelSpec, Parcel, Prefix, Prompt, Turn
 from avpbench.engine.batch import Start
-from avpbench.engine.engine import NOTHING, Continuation, Engine, Speech
+from avpbench.engine.continuation import Continuation, Speech
+from avpbench.engine.engine import NOTHING, Engine
 from avpbench.engine.sampling import Sampling
 from avpbench.errors import ConfigError
 from avpbench.links.link import Link, Message, num_bytes
@@ -40,7 +41,16 @@ class Speak:
     demands: tuple[Tensor, ...] | None = None
 
 
-Job = Think | Speak
+@final
+@dataclass(frozen=True, slots=True)
+class Recite:
+    """What was said once, said again: the ids of each sample, read in one pass. `demands`: as for Think."""
+
+    scripts: tuple[tuple[int, ...], ...]
+    demands: tuple[Tensor, ...] | None = None
+
+
+Job = Think | Speak | Recite
 
 
 @final
@@ -128,13 +138,13 @@ class Agent:
         self, opened: Sequence[Opened], prompts: Sequence[Prompt], job: Job, stages: AnyStages = NO_STAGES,
         needs: frozenset[str] | None = None,
     ) -> list[tuple[AgentState, Continuation]]:  # fmt: skip
-        """Speaks or thinks, all samples in one batch; `needs` (None: the strategy's) is captured on the way.
+        """Speaks, recites or thinks, all samples in one batch; `needs` (None: the strategy's) is captured on the way.
 
         Raises ConfigError where a sequence would not fit the window.
         """
         needs = self.strategy.needs if needs is None else needs
         starts = [one.start for one in opened]
-        more = job.steps if isinstance(job, Think) else max(s.max_new_tokens for s in job.speeches)
+        more = _longest(job)
         longest = max(len(start.token_ids) for start in starts) + more
         if longest > self.engine.window:
             raise ConfigError(
@@ -143,6 +153,8 @@ class Agent:
             )
         if isinstance(job, Think):
             done = self.engine.think(starts, job.steps, stages, needs)
+        elif isinstance(job, Recite):
+            done = self.engine.recite(starts, job.scripts, stages, needs)
         else:
             done = self.engine.speak(starts, job.speeches, job.sampling, stages, needs)
         demands = job.demands or [None] * len(prompts)
@@ -176,3 +188,10 @@ class Agent:
             latent_steps=done.latent_steps,
             kv_bytes=done.cache.num_bytes,
         )
+
+
+def _longest(job: Job) -> int:
+    """The most tokens that it adds to a row."""
+    if isinstance(job, Think):
+        return job.steps
+    return max(map(len, job.scripts)) if isinstance(job, Recite) else max(s.max_new_tokens for s in job.speeches)

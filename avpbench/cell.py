@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import final
 
-from avpbench.agents import Agent, Job, Speak, Think
+from avpbench.agents import Agent, Job, Recite, Speak, Think
 from avpbench.checks import one_of, whole
 from avpbench.core import Prompt
-from avpbench.engine.engine import Engine, Speech
+from avpbench.engine.continuation import Speech
+from avpbench.engine.engine import Engine
 from avpbench.engine.sampling import Sampling, generator
 from avpbench.errors import ConfigError
 from avpbench.links.link import Link
@@ -111,7 +112,7 @@ class Cell:
     def jobs(
         self, indices: Sequence[int], scripts: Sequence[Sequence[tuple[int, ...]]] | None = None, agents: int | None = None
     ) -> tuple[Job, ...]:
-        """One job for each of the first `agents` (default: all), for these problems; `scripts`: ids to feed, per problem and agent."""
+        """One job for each of the first `agents` (default: all), for these problems; `scripts`: ids to recite, per problem and agent."""
         s = self.settings
         jobs: list[Job] = []
         for place in range(agents or s.chain):
@@ -119,12 +120,12 @@ class Cell:
             if s.think_steps and not last:
                 jobs.append(Think(s.think_steps))
                 continue
+            if scripts is not None:
+                jobs.append(Recite(tuple(script[place] for script in scripts)))
+                continue
             bound = s.max_new_tokens if last else s.max_agent_tokens
-            speeches = []
-            for row, index in enumerate(indices):
-                script = scripts[row][place] if scripts else None
-                speeches.append(Speech(len(script) if script else bound, generator(f"{s.seed}/{index}/{place}"), script))
-            jobs.append(Speak(tuple(speeches), s.sampling))
+            speeches = tuple(Speech(bound, generator(f"{s.seed}/{index}/{place}")) for index in indices)
+            jobs.append(Speak(speeches, s.sampling))
         return tuple(jobs)
 
 

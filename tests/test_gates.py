@@ -17,7 +17,8 @@ from avpbench.config import strategy_config
 from avpbench.controllers.controller import plan_bytes
 from avpbench.core import AgentState, KVCache, Parcel, Prefix
 from avpbench.engine.batch import Batch, Start
-from avpbench.engine.engine import Engine, Prefilled
+from avpbench.engine.continuation import Prefilled
+from avpbench.engine.engine import Engine
 from avpbench.engine.load import load
 from avpbench.errors import GateFailed
 from avpbench.links.direct import Direct

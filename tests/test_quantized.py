@@ -24,7 +24,8 @@ from avpbench.engine.attention import demand, output_errors
 from avpbench.engine.batch import Start
 from avpbench.engine.bias import key_bias
 from avpbench.engine.capture import CAPTURES
-from avpbench.engine.engine import Engine, Speech
+from avpbench.engine.continuation import Speech
+from avpbench.engine.engine import Engine
 from avpbench.engine.sampling import Sampling, generator
 from avpbench.errors import AvpBenchError, ConfigError, ControllerError, WireError
 from avpbench.links.direct import Direct

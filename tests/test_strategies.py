@@ -14,7 +14,8 @@ from avpbench.build import build
 from avpbench.config import CONF, strategy_config
 from avpbench.core import AgentState, Parcel, Prefix, Turn
 from avpbench.engine.batch import Start
-from avpbench.engine.engine import Engine, Speech
+from avpbench.engine.continuation import Speech
+from avpbench.engine.engine import Engine
 from avpbench.engine.sampling import Sampling, generator
 from avpbench.errors import IncompatibleModels, WireError
 from avpbench.links.direct import Direct

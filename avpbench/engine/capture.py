@@ -48,11 +48,14 @@ def listening(model: Any) -> Iterator[dict[str, list[Tensor]]]:
 
 @final
 class Recorder:
-    """Keeps what `needs` names, of a batch whose rows take their prompt left-padded and then speak in step."""
+    """Keeps what `needs` names, of a batch whose rows take their prompt left-padded and then speak in step.
 
-    def __init__(self, needs: frozenset[str], first_B: Sequence[int], num_new_B: Sequence[int], vocab: int) -> None:
+    Of the `num_new` tokens that a row prefills, the last `said` are words of its own that were known before.
+    """
+
+    def __init__(self, needs: frozenset[str], first_B: Sequence[int], num_new_B: Sequence[int], said_B: Sequence[int], vocab: int) -> None:
         self.needs, self._vocab = needs, vocab
-        self._first, self._num_new = list(first_B), list(num_new_B)
+        self._first, self._num_new, self._said = list(first_B), list(num_new_B), list(said_B)
         self._window: deque[list[Tensor]] = deque()
         self._probes: list[tuple[list[Tensor], Tensor]] = []  # queries_BAPD a layer, positions_BP (-1: none)
         self._predicted: list[Tensor] = []  # [B, N, 3]
@@ -69,10 +72,10 @@ class Recorder:
             self._window.append([q[:, :, -_KEPT:].clone() for q in layers])
         if PROBES in self.needs:
             width = layers[0].shape[2]
-            columns_BP = torch.full((len(self._num_new), _KEPT), width - 1)
+            kept_B = [_probes(count - said, said) for count, said in zip(self._num_new, self._said, strict=True)]
+            columns_BP = torch.full((len(kept_B), max(map(len, kept_B))), width - 1)
             positions_BP = torch.full_like(columns_BP, -1)
-            for row, (first, count) in enumerate(zip(self._first, self._num_new, strict=True)):
-                kept = torch.linspace(0, count - 1, min(_KEPT, count)).round().long()
+            for row, (first, count, kept) in enumerate(zip(self._first, self._num_new, kept_B, strict=True)):
                 columns_BP[row, : len(kept)] = width - count + kept
                 positions_BP[row, : len(kept)] = first + kept
             place = columns_BP[:, None, :, None].to(layers[0].device)
@@ -112,7 +115,7 @@ class Recorder:
         self._window = deque([[q[rows] for q in layers] for layers in self._window])
         self._probes = [([q[rows] for q in layers], positions[rows.cpu()]) for layers, positions in self._probes]
         self._predicted = [p[rows] for p in self._predicted]
-        self._first, self._num_new = ([values[r] for r in rows.tolist()] for values in (self._first, self._num_new))
+        self._first, self._num_new, self._said = ([v[r] for r in rows.tolist()] for v in (self._first, self._num_new, self._said))
 
     def take(self, row: int, num_decoded: int) -> Captured:
         """What is kept of a row that ends now."""
@@ -122,6 +125,7 @@ class Recorder:
         )
         return Captured(
             first=first,
+            said=first + self._num_new[row] - self._said[row],
             window=self._last(row, first, count) if self._window else None,
             probes=self._probed(row) if self._probes else None,
             surprisal_T=surprisal,
@@ -154,3 +158,8 @@ class Recorder:
         first = known.mean(0, keepdim=True) if len(known) else torch.zeros(1, 3)
         surprisal, entropy, confidence = torch.cat([first, known]).unbind(-1)
         return surprisal, entropy, confidence
+
+
+def _probes(prompt: int, said: int) -> Tensor:
+    """Which of a turn's new tokens are probes: some of its prompt, and every few words of its own."""
+    return torch.cat([torch.linspace(0, prompt - 1, min(_KEPT, prompt)).round().long(), torch.arange(prompt, prompt + said, _STRIDE)])

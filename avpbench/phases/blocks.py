@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 from avpbench.cell import Cell
-from avpbench.engine.engine import memory_errors
+from avpbench.engine.continuation import memory_errors
 from avpbench.errors import AvpBenchError, OutOfMemory
 from avpbench.progress import progress
 from avpbench.records import FidelityRecord, Journal, SampleRecord

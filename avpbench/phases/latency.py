@@ -17,7 +17,8 @@ from avpbench.cell import Cell
 from avpbench.checks import whole
 from avpbench.core import AgentState, Prefix, Prompt, Turn
 from avpbench.engine.batch import Start
-from avpbench.engine.engine import NOTHING, Speech
+from avpbench.engine.continuation import Speech
+from avpbench.engine.engine import NOTHING
 from avpbench.engine.sampling import Sampling, generator
 from avpbench.links.direct import Direct
 from avpbench.links.link import Message

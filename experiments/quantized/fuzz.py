@@ -25,7 +25,7 @@ from avpbench.agents import Agent, Speak
 from avpbench.build import build
 from avpbench.config import compose
 from avpbench.core import Prompt
-from avpbench.engine.engine import Speech
+from avpbench.engine.continuation import Speech
 from avpbench.engine.load import load
 from avpbench.engine.sampling import Sampling, generator
 from avpbench.errors import AvpBenchError
