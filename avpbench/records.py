@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Generic, Literal, Protocol, Self, TypeVar, fin
 
 from avpbench.errors import RecordsError, cause
 
-CLOCKS = ("host", "handoff", "device", "stages")
+CLOCKS = ("host", "handoff", "device", "stages", "export")
 Status = Literal["ok", "truncated", "fallback", "oom", "error"]
 
 

@@ -26,6 +26,10 @@ def _number(value: float | None, digits: int, suffix: str = "") -> str:
     return "-" if value is None else f"{value:.{digits}f}{suffix}"
 
 
+def _interval(value: float | None, low: float | None, high: float | None, digits: int) -> str:
+    return "-" if value is None or low is None or high is None else f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
 def _ms(value: float | None) -> str:
     return "-" if value is None else f"{value * 1000:.2f} ms"
 
@@ -68,11 +72,12 @@ def columns(summary: Summary) -> dict[str, str]:
         "generated": _number(quality.generated_tokens, 0),
         "wire": bytes_text(quality.wire_bytes),
         "bits": _number(quality.mean_bits, 2),
-        "KL": _number(summary.kl, 4),
+        "KL": _interval(summary.fidelity.kl, summary.fidelity.kl_low, summary.fidelity.kl_high, 4),
         "prefix + new": "-" if times.prefix_tokens is None else f"{times.prefix_tokens:.0f} + {times.new_tokens:.0f}",
         "TTFT": _ms(times.ttft_host_s),
         "speed-up": _number(times.ttft_host_speedup, 2, "x"),
         "hand-off": _ms(times.handoff_s),
+        "export": _ms(times.export_s),
         "cache": bytes_text(quality.peak_cache_bytes),
     }
 

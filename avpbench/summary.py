@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, final
 
+import numpy as np
+
 from avpbench.records import CLOCKS, FidelityRecord, LatencyRecord, SampleRecord, whole_blocks
 
 AA_LIMIT = 0.02
@@ -63,6 +65,7 @@ class Times:
     ttft_host_s: float | None
     ttft_device_s: float | None
     handoff_s: float | None
+    export_s: float | None  # the export call and what the controller's captures cost the sender's passes
     reference_ttft_host_s: float | None  # re-prefill's, in the same blocks
     reference_ttft_device_s: float | None
     ttft_host_speedup: float | None  # None too where the A/A gate did not hold
@@ -74,6 +77,30 @@ class Times:
     new_tokens: float | None
     aa_log_ratio_low: float | None
     aa_log_ratio_high: float | None
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Fidelity:
+    """How far the gold continuation is from raw's at the receiver, over problems; None where it was not measured.
+
+    KL and NLL in nats a token, with 95% bootstrap intervals; flips are the share of tokens whose likeliest one changed;
+    `attention_error` what is read amiss in the prefix, a mean over layers.
+    """
+
+    num_scored: int
+    kl: float | None
+    kl_low: float | None
+    kl_high: float | None
+    kl_median: float | None
+    kl_p99: float | None
+    nll_difference: float | None
+    nll_difference_low: float | None
+    nll_difference_high: float | None
+    top1_flips: float | None
+    top1_flips_low: float | None
+    top1_flips_high: float | None
+    attention_error: float | None
 
 
 @final
@@ -91,17 +118,18 @@ class Peaks:
 @final
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """One run in numbers. `kl` is None where fidelity was not measured."""
+    """One run in numbers."""
 
     subject: Subject
     quality: Quality
-    kl: float | None
+    fidelity: Fidelity
     times: Times
     peaks: Peaks
 
     def row(self) -> dict[str, Any]:
         """One flat row of all of it: what summary.json holds."""
-        return asdict(self.subject) | asdict(self.quality) | {"kl": self.kl} | asdict(self.times) | asdict(self.peaks)
+        parts = (self.subject, self.quality, self.fidelity, self.times, self.peaks)
+        return {name: value for part in parts for name, value in asdict(part).items()}
 
 
 def score(samples: Sequence[SampleRecord]) -> Quality:
@@ -134,9 +162,28 @@ def _bits(sample: SampleRecord) -> float | None:
     return 8 * sum(size for size, _ in carried) / sum(values for _, values in carried) if carried else None
 
 
-def divergence(fidelity: Sequence[FidelityRecord]) -> float | None:
-    """The mean over problems of the KL from raw's logits, in nats a token."""
-    return mean(f.kl for f in fidelity)
+def divergence(scored: Sequence[FidelityRecord]) -> Fidelity:
+    """What the fidelity phase came to."""
+    kl, nll, flips = [f.kl for f in scored], [f.nll - f.raw_nll for f in scored], [f.top1_flips for f in scored]
+    intervals = [_bootstrap(values) for values in (kl, nll, flips)]
+    return Fidelity(
+        len(scored), mean(kl), *intervals[0], _quantile(kl, 0.5), _quantile(kl, 0.99), mean(nll), *intervals[1], mean(flips), *intervals[2],
+        mean(sum(f.attention_errors) / len(f.attention_errors) for f in scored if f.attention_errors),
+    )  # fmt: skip
+
+
+def _quantile(values: Sequence[float], q: float) -> float | None:
+    return float(np.quantile(values, q)) if values else None
+
+
+def _bootstrap(values: Sequence[float]) -> tuple[float | None, float | None]:
+    """The 95% percentile interval of the mean, from 2,000 seeded resamples."""
+    if not values:
+        return None, None
+    rng, sample = np.random.default_rng(0), np.array(values)
+    means = [sample[rng.integers(len(sample), size=len(sample))].mean() for _ in range(2000)]
+    low, high = np.quantile(means, (0.025, 0.975))
+    return float(low), float(high)
 
 
 def clocks(latency: Sequence[LatencyRecord], strategy: str, exact: bool = False) -> Times:
@@ -150,7 +197,7 @@ def clocks(latency: Sequence[LatencyRecord], strategy: str, exact: bool = False)
     own = {c: [r.seconds for r in whole if (r.strategy, r.clock, r.aa) == (strategy, c, False)] for c in CLOCKS}
     reference = {c: [r.seconds for r in whole if (r.strategy, r.clock, r.aa) == (REFERENCE, c, False)] for c in CLOCKS}
     aa = aa_interval(whole, strategy)
-    staged = [r.stages_s for r in whole if r.strategy == strategy and r.stages_s and not r.aa]
+    staged = [r.stages_s for r in whole if (r.strategy, r.clock, r.aa) == (strategy, "stages", False) and r.stages_s]
     stages = {name: sum(s[name] for s in staged) / len(staged) for name in staged[0]} if staged else None
     residual = 1 - sum(stages.values()) * len(own["handoff"]) / sum(own["handoff"]) if stages else None
     if exact and residual is not None and abs(residual) > RESIDUAL_LIMIT:
@@ -159,6 +206,7 @@ def clocks(latency: Sequence[LatencyRecord], strategy: str, exact: bool = False)
         ttft_host_s=mean(own["host"]),
         ttft_device_s=mean(own["device"]),
         handoff_s=mean(own["handoff"]),
+        export_s=mean(own["export"]),
         reference_ttft_host_s=mean(reference["host"]),
         reference_ttft_device_s=mean(reference["device"]),
         ttft_host_speedup=speedup(whole, strategy, "host"),

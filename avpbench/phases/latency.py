@@ -141,14 +141,31 @@ def repeat(hop: LastHop, timing: Timing, block: int, order: int, aa: bool) -> li
     with total(device) as staged:
         message = direct[0].send(hop.state, hop.receiver.engine.spec, stages).message
         first_token(direct[1], message, hop.prompt, timing.new_tokens, stages)
+    exported, spent_exporting = exporting(hop)
     start, given = opened.start, timing.new_tokens or len(opened.start.prompt_ids)
     common = {
         "block": block, "order": order, "strategy": hop.strategy.label, "sample_id": hop.sample_id, "aa": aa,
         "prefix_tokens": len(start.token_ids) - given, "new_tokens": given, "wire_bytes": out.wire_bytes,
         "process": _PROCESS,
     }  # fmt: skip
-    totals = zip(CLOCKS, (host, handoff, resident, staged), (None, None, None, stages.seconds()), strict=True)
-    return [LatencyRecord(clock=name, seconds=one.seconds, stages_s=spent, **common) for name, one, spent in totals]  # type: ignore[arg-type]
+    totals = (host.seconds, handoff.seconds, resident.seconds, staged.seconds, exported)
+    parts = zip(CLOCKS, totals, (None, None, None, stages.seconds(), spent_exporting), strict=True)
+    return [LatencyRecord(clock=name, seconds=seconds, stages_s=spent, **common) for name, seconds, spent in parts]  # type: ignore[arg-type]
+
+
+def exporting(hop: LastHop) -> tuple[float, dict[str, float]]:
+    """The seconds of the export call, and what the captures it rests on add to a pass over the sender's tokens, paired."""
+    engine, state, needs = hop.sender.engine, hop.state, hop.strategy.needs
+    with total(engine.device) as call:
+        hop.strategy.export(state, engine, hop.receiver.engine.spec)
+    if not needs:
+        return call.seconds, {"call": call.seconds}
+    whole = Start(Prefix(token_ids=state.token_ids[:-1], soft_NE=state.soft_NE), state.token_ids[-1:])
+    with total(engine.device) as bare:
+        engine.prefill([whole])
+    with total(engine.device) as captured:
+        engine.prefill([whole], needs)
+    return call.seconds + captured.seconds - bare.seconds, {"call": call.seconds, "captured": captured.seconds, "bare": bare.seconds}
 
 
 def first_token(agent: Agent, message: Message, prompt: Prompt, new_tokens: int | None, stages: AnyStages = NO_STAGES) -> Opened:
