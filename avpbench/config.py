@@ -79,7 +79,16 @@ def scientific(cfg: DictConfig) -> dict[str, Any]:
         for key in ("strategy", "link", "latency", "fidelity", "donor", "think_steps", "max_agent_tokens", "receiver", "question"):
             kept[key] = None
         kept["roles"] = {"solver": kept["roles"]["solver"]}
-    return kept
+    return {key: _canonical(value) for key, value in kept.items()}
+
+
+def _canonical(value: Any) -> Any:
+    """4.0 as 4, so that both spellings are one cell."""
+    if isinstance(value, dict):
+        return {key: _canonical(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_canonical(one) for one in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def identify(cfg: DictConfig) -> Identity:

@@ -30,6 +30,7 @@ def test_the_same_bits_as_the_eager_path(dim: int, group: int, width: int, monke
     assert not kernels.usable(x, group, width), "too few values to compile for"
     eager = codec.encode(x, width, "")
     wanted = codec.decode(eager, width, "", dim).bfloat16()
+    errors = codec.errors(x[1:], [2, width], "")
     monkeypatch.setattr(kernels, "_LEAST", 1)
     assert kernels.usable(x, group, width)
     made = codec.encode(x, width, "")
@@ -38,6 +39,7 @@ def test_the_same_bits_as_the_eager_path(dim: int, group: int, width: int, monke
     out = torch.empty_like(x)
     codec.decode_into(out, eager, width, "")
     assert torch.equal(out, wanted)
+    assert all(torch.allclose(a, b, rtol=1e-5) for a, b in zip(codec.errors(x[1:], [2, width], ""), errors, strict=True))
 
 
 @pytest.mark.parametrize(

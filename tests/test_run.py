@@ -114,6 +114,11 @@ def test_a_chain_of_one_is_one_cell(tmp_path: Path) -> None:
     assert summaries[0]["wire_bytes"] is None
 
 
+def test_a_budget_is_one_cell_however_it_is_spelled() -> None:
+    hashes = {word: identify(compose(["strategy=adaptive", f"strategy.budget_bits={word}"])).hash for word in ("4", "4.0", "4.5")}
+    assert hashes["4"] == hashes["4.0"] != hashes["4.5"]
+
+
 def test_what_cannot_change_a_result_is_not_hashed(tmp_path: Path) -> None:
     base = identify(compose([])).hash
     for word in (

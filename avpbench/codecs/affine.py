@@ -5,6 +5,7 @@ The form that most K/V quantizers start from (KIVI, arXiv 2402.02750, for values
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import final
 
 import torch
@@ -56,9 +57,14 @@ class Affine(Codec):
             return super().decode_into(out_RHTD, coded, width, treatment)
         return kernels.decode(coded["codes"].flatten(0, -2), coded["scales"].flatten(0, -2), width, out_RHTD.flatten(0, -2))
 
-    def error(self, x_RHTD: Tensor, width: int, treatment: str) -> Tensor:
+    def errors(self, x_RHTD: Tensor, widths: Sequence[int], treatment: str) -> tuple[Tensor, Tensor]:
         """From each group's measured range: a code's error is spread evenly over one step."""
-        x = grouped(x_RHTD, self.group)
-        step = (x.amax(-1) - x.amin(-1)) / (2**width - 1)
-        error: Tensor = (step.square() * (x.shape[-1] / 12)).sum(dim=(1, 3))
-        return error
+        if kernels.usable(x_RHTD, self.group, widths[-1]):
+            found = kernels.spread(x_RHTD.reshape(-1, x_RHTD.shape[-1]), self.group)
+            range_RT, power_RT = (t.view(x_RHTD.shape[:-1]).sum(1) for t in found)
+        else:
+            x = grouped(x_RHTD, self.group)
+            range_RT = (x.amax(-1) - x.amin(-1)).square().sum(dim=(1, 3))
+            power_RT = x_RHTD.float().square().sum(dim=(1, 3))
+        values = min(self.group, x_RHTD.shape[-1])
+        return torch.stack([range_RT * (values / 12 / (2**width - 1) ** 2) for width in widths]), power_RT

@@ -46,9 +46,20 @@ def decode(words_NW: Tensor, scales_NS: Tensor, width: int, out_ND: Tensor) -> N
     _run(_values, words_NW, scale_NG, offset_NG, width, out_ND.view(WORD))
 
 
+def spread(x_ND: Tensor, group: int) -> tuple[Tensor, Tensor]:
+    """The squared ranges of each row's groups, summed, and the sum of its squares: two values_N in float32."""
+    found: tuple[Tensor, Tensor] = _run(_spread, x_ND, min(group, x_ND.shape[-1]))
+    return found
+
+
 def _fit(x_ND: Tensor, group: int, width: int) -> Tensor:
     x = x_ND.view(len(x_ND), -1, group)
     return torch.cat(fit(x.amin(-1).float(), x.amax(-1).float(), width), dim=-1)
+
+
+def _spread(x_ND: Tensor, group: int) -> tuple[Tensor, Tensor]:
+    x = x_ND.view(len(x_ND), -1, group)
+    return (x.amax(-1).float() - x.amin(-1).float()).square().sum(-1), x_ND.float().square().sum(-1)
 
 
 def _words(pairs_NP: Tensor, inverse_NG: Tensor, offset_NG: Tensor, width: int) -> Tensor:
@@ -111,6 +122,7 @@ def _work(dim: int, group: int, width: int) -> bool:
             warnings.simplefilter("ignore")
             words, scales = encode(x, group, width)
             decode(words, scales, width, out)
+            spread(x, group)
     except Exception as error:  # whatever a compiler, its headers or their age may raise
         _LOG.warning("torch.compile does not work here (%s); codes are made without it, to the same bits", type(error).__name__)
         return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import final
 
 import torch
@@ -68,8 +69,10 @@ class Kivi(Codec):
         scale, offset = (_spread(t, sizes) for t in coded["scales"].chunk(2, dim=-1))
         return restored(codes, scale, offset)
 
-    def error(self, x_RHTD: Tensor, width: int, treatment: str) -> Tensor:
-        return super().error(x_RHTD, width, treatment) if treatment == _CHANNEL else self._affine.error(x_RHTD, width, treatment)
+    def errors(self, x_RHTD: Tensor, widths: Sequence[int], treatment: str) -> tuple[Tensor, Tensor]:
+        if treatment == _CHANNEL:
+            return super().errors(x_RHTD, widths, treatment)
+        return self._affine.errors(x_RHTD, widths, treatment)
 
 
 def _spread(t: Tensor, sizes: Tensor) -> Tensor:
