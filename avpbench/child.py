@@ -63,9 +63,11 @@ def main(config: str, answer: str, explain: str) -> int:
     assert isinstance(cfg, DictConfig)
     cfg.isolate = None  # this is the process of its own
     came = attempt(cfg, explain == "1")
-    failed = isinstance(came, Failure)
-    write_json(Path(answer), {"failure": asdict(came), "summary": None} if failed else {"failure": None, "summary": came.row()})
-    return int(failed)
+    if isinstance(came, Failure):
+        write_json(Path(answer), {"failure": asdict(came)})
+        return 1
+    write_json(Path(answer), {"failure": None, "summary": came.row()})
+    return 0
 
 
 if __name__ == "__main__":

@@ -5,8 +5,11 @@ What the launchers pickle is the name of `job`, so it stands in a module of its 
 
 from __future__ import annotations
 
+import os
+import socket
 import sys
 import traceback
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +24,9 @@ from avpbench.ledger import Entry, Ledger
 if TYPE_CHECKING:
     from avpbench.summary import Summary
 
+# Ours are named as the issuers' own; a worker of theirs imports this before it reads them.
+warnings.filterwarnings("ignore", message=r"(?s).*hydra/launcher/\w+' is validated against ConfigStore schema")
+
 
 def job(cfg: DictConfig) -> None:
     """One cell of a multirun, as Hydra's launchers run it. How it goes is in the ledger; a failure lets the other cells go on."""
@@ -34,7 +40,7 @@ def job(cfg: DictConfig) -> None:
         ledger.write(replace(entry, state="left_out"))
         print(f"\navpbench: {given} is left out: max_failures={cfg.max_failures} cells have failed", flush=True)
         return
-    print(f"\navpbench: {given}", flush=True)  # before torch is imported
+    print(f"\navpbench: {given}\non {place()}", flush=True)  # before torch is imported
     try:
         entry = replace(entry, folder=str(cell_folder(cfg)))
         ledger.write(entry)
@@ -47,6 +53,12 @@ def job(cfg: DictConfig) -> None:
         ledger.write(replace(entry, state="failed", failure=came))
     else:
         ledger.write(replace(entry, state="done", summary=came.row()))
+
+
+def place() -> str:
+    """Where this process runs: host, number, the scheduler's job and the GPUs that it was given."""
+    seen = {"SLURM job": os.environ.get("SLURM_JOB_ID"), "CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES")}
+    return ", ".join([f"{socket.gethostname()}, process {os.getpid()}", *(f"{key} {value}" for key, value in seen.items() if value)])
 
 
 def cell_folder(cfg: DictConfig) -> Path:

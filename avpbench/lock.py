@@ -69,7 +69,8 @@ class Hold:
 def held(folder: Path, wait_s: float = 0) -> Iterator[Hold]:
     """Makes the folder and holds it for this process; waits so long for another run that has it.
 
-    Raises InUse, naming the holder, where that one still runs then, and RecordsError where nothing can be written. A lock that a dead process left is taken over.
+    Raises InUse, naming the holder, where that one still runs then, and RecordsError where nothing can be written. A lock
+    that a dead process left is taken over.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -167,7 +168,7 @@ def _alive(lock: Path, holder: dict[str, Any]) -> bool:
     if not holder:
         return False
     if holder["where"] == _where():
-        return _started(holder["pid"]) == holder["started"]
+        return bool(_started(holder["pid"]) == holder["started"])
     say(f"the cell is held by {_who(holder)}: watching up to {STALE_S:g} s whether it lives")
     began, first = now_s(), _touched(lock)
     while now_s() - began < STALE_S:

@@ -11,7 +11,7 @@ from typing import Any, final
 
 from avpbench.progress import say
 
-GRACE_S = 8.0  # for the work in hand and for closing; whoever asked was promised 10 s
+GRACE_S = 6.0  # for the work in hand and for closing; whoever asked was promised 10 s
 _TAKEN = (signal.SIGTERM, signal.SIGUSR2)
 
 

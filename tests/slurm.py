@@ -97,7 +97,7 @@ def slurm(folder: Path) -> Iterator[dict[str, str]]:
         _await_node(env, folder)
         yield env
     finally:
-        subprocess.run(["scancel", "-u", "root", "--signal=KILL"], env=os.environ | env, check=False, capture_output=True)
+        _empty_queue(os.environ | env)
         for one in reversed(running):
             one.terminate()
         for one in reversed(running):
@@ -105,6 +105,17 @@ def slurm(folder: Path) -> Iterator[dict[str, str]]:
                 one.wait(10)
             except subprocess.TimeoutExpired:
                 one.kill()
+
+
+def _empty_queue(env: dict[str, str]) -> None:
+    """Ends every job, so that none outlives the daemons."""
+    for _ in range(40):
+        for words in (["--signal=KILL"], []):
+            subprocess.run(["scancel", *words, "-u", "root"], env=env, check=False, capture_output=True)
+        left = subprocess.run(["squeue", "-h"], env=env, capture_output=True, text=True, check=False)
+        if left.returncode or not left.stdout.strip():
+            return
+        time.sleep(0.5)
 
 
 def _await_node(env: dict[str, str], folder: Path) -> None:
