@@ -69,8 +69,9 @@ def ended(env: dict[str, str], job: subprocess.Popen[str], within_s: float = 240
     return job.stdout.read()
 
 
-def logs(results: Path, task: int) -> str:
-    (path,) = results.glob(f".multirun/*/logs/*_{task}_0_log.out")
+def logs(results: Path, task: int | None) -> str:
+    """The log of a task of the only array there, or (None) of the only job."""
+    (path,) = results.glob(f".multirun/*/logs/*{'' if task is None else f'_{task}'}_0_log.out")
     return path.read_text()
 
 
@@ -128,7 +129,7 @@ def test_a_time_limit_is_hit_and_the_cell_goes_on(cluster: dict[str, str], tmp_p
     job = started(cluster, tmp_path, *words, *limits, "seed=0")
     said = ended(cluster, job, 400)
     assert job.returncode == 0, said
-    log = logs(tmp_path, 0)
+    log = logs(tmp_path, None)
     assert "SIGUSR2: stopping after the current block" in log
     assert "this job is timed-out" in log
     assert "resuming: " in log

@@ -130,7 +130,7 @@ class SlurmJobs(_Jobs):
         return super().__call__(*args)
 
     def _requests(self) -> dict[str, Any]:
-        return self.params | {"array_parallelism": self._parallel}
+        return {**self.params, "array_parallelism": self._parallel}
 
     def _room(self, num_alive: int) -> int:
         return 10**9  # SLURM keeps to array_parallelism
@@ -174,7 +174,7 @@ class LocalJobs(_Jobs):
     _EXECUTOR = "local"
 
     def _requests(self) -> dict[str, Any]:
-        return self.params
+        return {**self.params}
 
     def _room(self, num_alive: int) -> int:
         return max(0, self._parallel - num_alive)
