@@ -17,6 +17,12 @@ from avpbench.errors import InUse, RecordsError
 NAME = "failure.json"
 
 
+def scheduler_job() -> str | None:
+    """SLURM's own name of the job that this process is: ARRAY_TASK in an array, whose bare numbers may mean all of it. None outside."""
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")
+
+
 @final
 @dataclass(frozen=True, slots=True)
 class Failure:
@@ -35,7 +41,7 @@ class Failure:
         """This process's failure, now."""
         told = "".join(traceback.format_exception(error)) if error.__traceback__ else None
         at = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-        return cls(type(error).__name__, str(error), told, at, socket.gethostname(), os.getpid(), os.environ.get("SLURM_JOB_ID"))
+        return cls(type(error).__name__, str(error), told, at, socket.gethostname(), os.getpid(), scheduler_job())
 
     @classmethod
     def from_json(cls, row: dict[str, Any]) -> Self:

@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 
 from avpbench.config import identify
 from avpbench.errors import AvpBenchError, cause
-from avpbench.failures import Failure
+from avpbench.failures import Failure, scheduler_job
 from avpbench.ledger import Entry, Ledger
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def job(cfg: DictConfig) -> None:
 
 def place() -> str:
     """Where this process runs: host, number, the scheduler's job and the GPUs that it was given."""
-    seen = {"SLURM job": os.environ.get("SLURM_JOB_ID"), "CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES")}
+    seen = {"SLURM job": scheduler_job(), "CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES")}
     return ", ".join([f"{socket.gethostname()}, process {os.getpid()}", *(f"{key} {value}" for key, value in seen.items() if value)])
 
 

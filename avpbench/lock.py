@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, final
 
 from avpbench.errors import InUse, RecordsError
+from avpbench.failures import scheduler_job
 from avpbench.meter import now_s
 from avpbench.progress import say
 
@@ -88,7 +89,7 @@ def held(folder: Path, wait_s: float = 0) -> Iterator[Hold]:
 def _me() -> dict[str, Any]:
     return {
         "host": socket.gethostname(), "where": _where(), "pid": os.getpid(), "started": _started(os.getpid()),
-        "token": uuid.uuid4().hex, "job": os.environ.get("SLURM_JOB_ID"),
+        "token": uuid.uuid4().hex, "job": scheduler_job(),
     }  # fmt: skip
 
 

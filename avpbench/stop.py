@@ -30,6 +30,7 @@ class _Stop:
     received: list[int] = field(default_factory=list)
     overdue: bool = False
     timer: threading.Timer | None = None
+    closing: bool = False
 
     def on_interrupt(self, _signal: int, _frame: object) -> None:
         if self.interrupted:
@@ -39,12 +40,12 @@ class _Stop:
 
     def on_preemption(self, number: int, _frame: object) -> None:
         """The first one starts the clock; the clock sends one of its own, and with that the work in hand is given up."""
-        if self.overdue:
+        if self.overdue and not self.closing:
             self.overdue = False
             raise Preempted(128 + number)
         if number not in self.received:
             self.received.append(number)
-        if self.timer is None:
+        if self.timer is None and not self.closing:
             say(f"{signal.Signals(number).name}: stopping after the current block, or without it in {GRACE_S:g} s")
             self.timer = threading.Timer(GRACE_S, self._ring, (number, threading.main_thread().ident))
             self.timer.daemon = True
@@ -63,9 +64,10 @@ class _Stop:
 
     def close(self) -> None:
         """Puts the earlier handlers back. What was received goes on to them: a scheduler's library requeues there, and may exit."""
+        self.closing = True
         if self.timer is not None:
             self.timer.cancel()
-        self.overdue = False
+            self.timer.join()  # one that rings just now must not ring at the earlier handlers
         for number, handler in self.before.items():
             signal.signal(number, handler)
         for number in self.received:

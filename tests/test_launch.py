@@ -224,7 +224,12 @@ def test_a_foreign_line_stops_the_cell_with_its_place(tmp_path: Path) -> None:
 def test_a_job_says_where_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    monkeypatch.delenv("SLURM_ARRAY_JOB_ID", raising=False)
     assert place().endswith(f"process {os.getpid()}, SLURM job 7, CUDA_VISIBLE_DEVICES 1")
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "7")  # the last task of array 7, and 7 alone means all its tasks
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
+    assert place().endswith("SLURM job 7_3, CUDA_VISIBLE_DEVICES 1")
+    assert Failure.of(ValueError("x")).job == "7_3"
 
 
 class _Answer:
@@ -251,3 +256,29 @@ def test_a_job_that_died_is_a_failed_cell_and_one_that_answered_is_left(tmp_path
     assert states == {0: ("seed=0", "done"), 1: ("seed=1", "failed"), 2: ("seed=2", "failed")}
     assert "5_1 is gone; log: " in json.loads((tmp_path / "cell" / "failure.json").read_text())["message"]
     assert LaunchFailed.__name__ == ledger.entries()[2].failure.error  # type: ignore[union-attr]
+
+
+@needs("submitit")
+@pytest.mark.parametrize(
+    ("state", "requeued"), [("RUNNING", [15]), ("CANCELLED", []), ("COMPLETING", []), ("PENDING", []), ("TIMEOUT", [])]
+)
+def test_only_a_job_that_slurm_means_to_go_on_is_requeued(monkeypatch: pytest.MonkeyPatch, state: str, requeued: list[int]) -> None:
+    from hydra_plugins.avpbench_launchers import jobs
+
+    asked: list[int] = []
+    monkeypatch.delenv("SLURM_ARRAY_JOB_ID", raising=False)
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setattr(jobs, "_shown", lambda job: {"JobState": state} if job == "7" else {})
+    jobs._on_terminated(lambda number, _frame: asked.append(number))(15, None)
+    assert asked == requeued
+    jobs._on_terminated(0)(15, None)  # nobody there who could requeue
+
+
+def test_without_submitit_hydra_finds_no_launcher_and_no_fault() -> None:
+    code = (
+        "import sys, warnings; warnings.simplefilter('error')\n"
+        "sys.modules['hydra_plugins.hydra_submitit_launcher'] = None\n"
+        "import hydra_plugins.avpbench_launchers.jobs as jobs; print(jobs._Jobs.__mro__[1])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=ENV)
+    assert "object" in done.stdout

@@ -14,10 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from test_run import folder, go
 
 from avpbench import lock
 from avpbench.errors import InUse, RecordsError
 from avpbench.lock import held
+from avpbench.phases import quality
+from avpbench.records import read_samples
 
 
 def holder(**changes: object) -> dict[str, Any]:
@@ -169,6 +172,25 @@ def test_a_holder_that_was_declared_dead_finds_out_before_it_writes(tmp_path: Pa
             hold.confirm()
         leave(tmp_path, host="other-node", where="other-boot", token="thief")
     assert json.loads((tmp_path / "lock").read_text())["token"] == "thief"  # not ours to release
+
+
+@pytest.mark.usefixtures("_brisk")
+def test_a_run_whose_folder_was_taken_over_writes_nothing_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Suspended while it computed its second block, and taken for dead."""
+    run_chain = quality.run_chain
+    blocks = []
+
+    def suspended(*args: Any) -> Any:
+        blocks.append(1)
+        if len(blocks) == 2:
+            leave(folder(tmp_path), host="other-node", where="other-boot", token="thief")
+        return run_chain(*args)
+
+    monkeypatch.setattr(quality, "run_chain", suspended)
+    with pytest.raises(InUse, match="taken over"):
+        go(tmp_path, "limit=8", "gates=off")
+    assert len(read_samples(folder(tmp_path))) == 4
+    assert not (folder(tmp_path) / "failure.json").exists()
 
 
 @pytest.mark.usefixtures("_brisk")

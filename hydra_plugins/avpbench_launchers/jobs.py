@@ -16,7 +16,7 @@ from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus, filter_overrides
 
 from avpbench.errors import ConfigError, LaunchFailed, cause
-from avpbench.failures import Failure, write
+from avpbench.failures import Failure, scheduler_job, write
 from avpbench.ledger import Entry, Ledger, distinct
 
 try:
@@ -214,7 +214,7 @@ def _on_terminated(requeue: Any) -> Callable[[int, Any], None]:
     """A handler that requeues a job which SLURM itself means to go on; one that it cancels or requeues just ends."""
 
     def handle(number: int, frame: Any) -> None:
-        if callable(requeue) and _shown(os.environ["SLURM_JOB_ID"]).get("JobState") == "RUNNING":
+        if callable(requeue) and _shown(scheduler_job() or "").get("JobState") == "RUNNING":
             requeue(number, frame)
 
     return handle
