@@ -146,6 +146,19 @@ def test_a_results_folder_that_cannot_be_written_is_one_message() -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_a_read_only_results_folder_is_one_message(tmp_path: Path) -> None:
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", str(tmp_path)], capture_output=True, check=False).returncode:
+        pytest.skip("cannot mount a read-only folder here")
+    try:
+        done = multirun(tmp_path, "seed=0,1")
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
+    assert done.returncode == 1
+    assert f"avpbench: cannot make {tmp_path}/.multirun" in done.stderr
+    assert "Read-only file system; choose another folder with results=DIR" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_a_launcher_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     check_launcher(["hydra/launcher=basic", "chain=2"])
     with pytest.raises(ConfigError, match="unknown hydra/launcher=slurn; did you mean slurm"):
