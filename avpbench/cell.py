@@ -36,11 +36,13 @@ class Settings:
     sampling: Sampling
     max_new_tokens: int
     max_agent_tokens: int
-    batch_size: int
+    batch_size: int | str  # auto: the largest that fits
 
     def __post_init__(self) -> None:
-        for name in ("chain", "max_new_tokens", "max_agent_tokens", "batch_size"):
+        for name in ("chain", "max_new_tokens", "max_agent_tokens"):
             whole(name, getattr(self, name), 1)
+        if self.batch_size != "auto":
+            whole("batch_size", self.batch_size, 1, also=" or auto (the largest that fits)")
         for name in ("context", "think_steps"):
             whole(name, getattr(self, name), 0)
         one_of("question", self.question, QUESTION_MODES)

@@ -15,7 +15,7 @@ from avpbench import digest
 _HERE = Path(__file__).resolve().parent
 CONF = _HERE / "conf" if (_HERE / "conf").is_dir() else _HERE.parent / "conf"
 # What cannot change a result; all else is hashed.
-_OUTSIDE = ("limit", "tracker", "results", "resume", "gates", "study")
+_OUTSIDE = ("limit", "tracker", "results", "resume", "gates", "study", "isolate", "wait_s", "max_failures")
 _PHASES = ("quality", "latency", "fidelity")
 
 
@@ -32,7 +32,7 @@ class Identity:
 
 def groups() -> dict[str, list[str]]:
     """Every config group and its choices; a group within one is named `strategy/codec`."""
-    folders = sorted(p for p in CONF.rglob("*") if p.is_dir())
+    folders = sorted({p.parent for p in CONF.rglob("*/*.yaml")})
     return {p.relative_to(CONF).as_posix(): sorted(f.stem for f in p.glob("*.yaml")) for p in folders}
 
 

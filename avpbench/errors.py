@@ -31,6 +31,14 @@ class RecordsError(AvpBenchError, ValueError):
     """A folder of records that is held by another run, foreign, or in conflict with this run."""
 
 
+class InUse(RecordsError):
+    """A folder of records that another run holds, or has taken over."""
+
+
+class LaunchFailed(AvpBenchError):
+    """A launcher, a scheduler or a child process did not do its part."""
+
+
 class GateFailed(AvpBenchError):
     """A validity gate did not hold, so the run's numbers would mean nothing."""
 

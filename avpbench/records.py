@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence, Set
+from collections.abc import Callable, Sequence, Set
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, Protocol, Self, TypeVar, final
@@ -136,10 +136,13 @@ R = TypeVar("R", bound=Record)
 
 @final
 class Journal(Generic[R]):
-    """An append-only file of records of one kind, a line of JSON each, on the disk before `append` returns."""
+    """An append-only file of records of one kind, a line of JSON each, on the disk before `append` returns.
 
-    def __init__(self, path: Path, kind: type[R]) -> None:
-        self.path, self._kind = path, kind
+    `guard` is asked before every line; it raises where the file is not ours to write.
+    """
+
+    def __init__(self, path: Path, kind: type[R], guard: Callable[[], None] | None = None) -> None:
+        self.path, self._kind, self._guard = path, kind, guard
 
     def read(self) -> list[R]:
         """Every whole line. A torn last line is cut off the file; any other broken line raises RecordsError."""
@@ -163,6 +166,8 @@ class Journal(Generic[R]):
 
     def append(self, record: R) -> None:
         """Writes a record as one line and waits until the disk has it. Raises RecordsError where it cannot."""
+        if self._guard is not None:
+            self._guard()
         line = json.dumps(asdict(record), ensure_ascii=False).encode() + b"\n"
         try:
             before = self.path.stat().st_size if self.path.exists() else 0
@@ -179,6 +184,14 @@ class Journal(Generic[R]):
                 f"cannot write {self.path}: {error.strerror}. Every earlier record is safe; make room or choose another"
                 " folder (results=DIR), then run the same command again to go on"
             ) from error
+
+
+def make_folder(folder: Path) -> None:
+    """Makes a folder and those above it. Raises RecordsError where it cannot."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RecordsError(f"cannot make {folder}: {error.strerror}; choose another folder with results=DIR") from error
 
 
 def write_json(path: Path, value: Any) -> None:

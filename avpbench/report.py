@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
+from rich.text import Text
 
 from avpbench.progress import console
 from avpbench.summary import RESIDUAL_LIMIT, Summary, Times
@@ -129,9 +130,16 @@ def stages_text(times: Times) -> str | None:
     return f"stages (ms, repeats of their own): {parts}; residual against the hand-off clock {times.stages_residual:.1%}{noisy}"
 
 
-def show_comparison(done: Sequence[Summary], failed: Sequence[str]) -> None:
-    """One table of a multirun's cells, and a line for each that failed."""
+def show_comparison(done: Sequence[Summary], failed: Sequence[tuple[str, str]]) -> None:
+    """One table of a multirun's cells, and one of those that failed: what was given, and why."""
     if done:
         show_tables(done, "comparison")
-    for line in failed:
-        console.print(f"failed: {line}", markup=False, style="red")
+    if failed:
+        console.print()
+        shown = Table(title="failed cells", title_justify="left", box=SIMPLE_HEAD, padding=(0, 2, 0, 0), show_edge=False)
+        shown.add_column("cell", overflow="fold", ratio=1)
+        shown.add_column("why", overflow="fold", ratio=2)
+        for row in failed:
+            shown.add_row(*(Text(word) for word in row))
+        console.print(shown)
+        console.print("tracebacks: failure.json in each cell's folder", style="dim", markup=False)

@@ -18,15 +18,17 @@ from avpbench.build import build
 from avpbench.cell import Cell
 from avpbench.config import Identity, identify
 from avpbench.errors import ConfigError, IncompatibleModels, OutOfMemory
+from avpbench.failures import recorded
 from avpbench.gates import Gate, check, require
-from avpbench.lock import held
+from avpbench.job import cell_folder
+from avpbench.lock import Hold, held
 from avpbench.meter import memory, reset_peak
 from avpbench.phases import fidelity, latency, quality
 from avpbench.progress import say
 from avpbench.records import FidelityRecord, Journal, LatencyRecord, SampleRecord, read_samples, write_json, write_text
 from avpbench.report import show_tables, stages_text
 from avpbench.setup import Plan, cell_of, plan
-from avpbench.stop import stop_requested
+from avpbench.stop import Preempted, stop_requested
 from avpbench.strategies.raw import Raw
 from avpbench.strategies.strategy import Parts, Strategy
 from avpbench.summary import Peaks, Subject, Summary, clocks, divergence, score
@@ -36,16 +38,18 @@ from avpbench.trackers.tracker import Tracker
 def execute(cfg: DictConfig, explain: bool = True) -> Summary:
     """Runs one resolved config and returns its summary. `explain`: say what the columns of its table mean.
 
-    Raises AvpBenchError for what cannot run, KeyboardInterrupt after Ctrl-C: what was done is kept, and the same
-    command goes on from there.
+    Raises AvpBenchError for what cannot run, KeyboardInterrupt after Ctrl-C and Preempted after SIGTERM or SIGUSR2: what
+    was done is kept, and the same command goes on from there.
     """
     wanted = plan(cfg)
     identity = identify(cfg)
-    folder = Path(cfg.results) / identity.study / identity.folder
+    folder = cell_folder(cfg)
     say(f"cell: {identity.folder}")
-    cell = cell_of(cfg, wanted)
-    with held(folder), _logged(folder), stop_requested() as check_stop:
-        return _Run(cfg, identity, folder, cell, wanted, explain).go(check_stop)
+    with stop_requested() as check_stop, recorded(folder):
+        cell = cell_of(cfg, wanted)
+        check_stop()
+        with held(folder, cfg.wait_s) as hold, _logged(folder):
+            return _Run(cfg, identity, folder, cell, wanted, explain, hold).go(check_stop)
 
 
 @final
@@ -57,6 +61,7 @@ class _Run:
     cell: Cell
     wanted: Plan
     explain: bool
+    hold: Hold
 
     def go(self, check_stop: Callable[[], None]) -> Summary:
         cfg, cell, folder = self.cfg, self.cell, self.folder
@@ -77,7 +82,9 @@ class _Run:
             summary = self._summary(samples, peaks)
             write_json(folder / "summary.json", summary.row())
             check_stop()  # what was asked for during the last block stops a multirun
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, Preempted) as stop:
+            if isinstance(stop, Preempted):
+                tracker.preempted()
             count = len(self._samples())
             say(f"stopped; {count} of {cell.num_samples} samples are kept in {folder}. The same command goes on from there.")
             raise
@@ -108,7 +115,7 @@ class _Run:
         weights_bytes = reset_peak(device)
         fresh = 0
         if self.cfg.quality.enabled:
-            for record in quality.run(self.cell, Journal(self.folder / "samples.jsonl", SampleRecord), check_stop):
+            for record in quality.run(self.cell, Journal(self.folder / "samples.jsonl", SampleRecord, self.hold.confirm), check_stop):
                 tracker.sample(record)
                 fresh += 1
         earlier = self.folder / "summary.json"
@@ -143,10 +150,10 @@ class _Run:
         return True
 
     def _timed(self) -> Journal[LatencyRecord]:
-        return Journal(self.folder / "latency.jsonl", LatencyRecord)
+        return Journal(self.folder / "latency.jsonl", LatencyRecord, self.hold.confirm)
 
     def _scored(self) -> Journal[FidelityRecord]:
-        return Journal(self.folder / "fidelity.jsonl", FidelityRecord)
+        return Journal(self.folder / "fidelity.jsonl", FidelityRecord, self.hold.confirm)
 
     def _ids(self) -> set[str]:
         return {self.cell.task.problem(i).id for i in range(self.cell.num_samples)}

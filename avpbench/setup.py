@@ -12,7 +12,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from avpbench.build import build
 from avpbench.cell import Cell, Settings, check_problems
-from avpbench.checks import one_of, whole
+from avpbench.checks import number, one_of, whole
 from avpbench.config import model_config, strategy_config
 from avpbench.engine.capture import DEMAND
 from avpbench.engine.engine import Engine
@@ -55,6 +55,9 @@ def plan(cfg: DictConfig) -> Plan:
         raise ConfigError(f"results must be a folder, got {cfg.results!r}")
     one_of("resume", cfg.resume, ("auto", "anyway", "never"))
     one_of("gates", cfg.gates, ("fast", "full", "off"))
+    one_of("isolate", "null" if cfg.isolate is None else cfg.isolate, ("null", "process"))
+    number("wait_s", cfg.wait_s, 0, 86400)
+    whole("max_failures", cfg.max_failures, 1, null="no bound")
     chosen = settings(cfg)
     strategy: Strategy = build(cfg.strategy)
     if chosen.think_steps and chosen.chain > 1 and not strategy.thinks:

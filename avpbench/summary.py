@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, final
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Self, TypeVar, final
 
 import numpy as np
 
@@ -115,6 +115,9 @@ class Peaks:
     peak_rss_bytes: int | None
 
 
+P = TypeVar("P", Subject, Quality, Times, Peaks)
+
+
 @final
 @dataclass(frozen=True, slots=True)
 class Summary:
@@ -130,6 +133,15 @@ class Summary:
         """One flat row of all of it: what summary.json holds."""
         parts = (self.subject, self.quality, self.fidelity, self.times, self.peaks)
         return {name: value for part in parts for name, value in asdict(part).items()}
+
+    @classmethod
+    def from_row(cls, row: dict[str, Any]) -> Self:
+        """The summary that `row()` flattened."""
+
+        def part(kind: type[P]) -> P:
+            return kind(**{field.name: row[field.name] for field in fields(kind)})
+
+        return cls(part(Subject), part(Quality), row["kl"], part(Times), part(Peaks))
 
 
 def score(samples: Sequence[SampleRecord]) -> Quality:

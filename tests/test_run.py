@@ -131,6 +131,9 @@ def test_what_cannot_change_a_result_is_not_hashed(tmp_path: Path) -> None:
         "latency=off",
         "fidelity=on",
         "latency.repeats=3",
+        "isolate=process",
+        "wait_s=60",
+        "max_failures=2",
     ):
         assert identify(compose([word])).hash == base, word
     assert identify(compose(["chain=1", "question=all", "roles.planner=tiny"])).hash == identify(compose(["chain=1"])).hash
