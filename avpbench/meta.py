@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, final
 
 import torch
-import xxhash
 
 from avpbench import digest
 from avpbench.cell import Cell
@@ -72,7 +71,7 @@ def describe(identity: Identity, cell: Cell, config: dict[str, Any]) -> Meta:
             "dtype": first.spec.dtype,
             "device": device_name(first.device),
             "libraries": ", ".join(f"{name} {_version(name)}" for name in _COMPUTING),
-            "code": code_hash(),
+            "code": digest.of_source(_PACKAGE),
             "prompts": prompt_hash(),
         },
         models=[asdict(engine.spec) | {"commit": engine.commit} for engine in engines],
@@ -142,14 +141,6 @@ def _set_aside(folder: Path) -> None:
 def device_name(device: torch.device) -> str:
     """The device's own name, e.g. of the GPU; for a CPU its architecture."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu-{platform.machine()}"
-
-
-def code_hash() -> str:
-    """A hash over the package's source, wherever it is installed."""
-    hasher = xxhash.xxh3_64()
-    for path in sorted(_PACKAGE.rglob("*.py")):
-        hasher.update(f"{path.relative_to(_PACKAGE)}".encode() + path.read_bytes())
-    return hasher.hexdigest()
 
 
 def _driver() -> str | None:
