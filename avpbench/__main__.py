@@ -5,6 +5,7 @@ Light to import: torch and its like are loaded only once a run begins.
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from typing import TYPE_CHECKING
@@ -14,9 +15,9 @@ if TYPE_CHECKING:
 
     from avpbench.summary import Summary
 
-from avpbench.errors import AvpBenchError, cause
+from avpbench.errors import AvpBenchError, ConfigError, IncompatibleModels, bare, cause
 
-COMMANDS = ("run", "show")
+COMMANDS = ("run", "show", "plan", "list", "status", "verify", "sync")
 
 
 def _run(words: list[str]) -> int:
@@ -30,6 +31,7 @@ def _run(words: list[str]) -> int:
     sweep = is_sweep(words)
     done: list[Summary] = []
     failed: list[tuple[str, AvpBenchError]] = []
+    impossible: list[str] = []  # cells of a grid whose models or data show only now that they cannot run
 
     def job(cfg: DictConfig) -> None:
         """One cell, as Hydra runs it. What a user can mend is kept for the end: the other cells of a multirun go on."""
@@ -40,20 +42,29 @@ def _run(words: list[str]) -> int:
 
             done.append(execute(cfg, explain=not sweep))
         except AvpBenchError as error:
-            failed.append((given, error))
+            if sweep and isinstance(error, ConfigError | IncompatibleModels):
+                impossible.append(f"skipped, impossible: {given}: {error}")
+            else:
+                failed.append((given, bare(error)))
 
+    if sweep:
+        from avpbench.sweep import opened
+
+        words = opened(words)
     sys.argv = [sys.argv[0], *words]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach us, and we print the user's ones without a traceback
     try:
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job)()
     finally:
+        for line in impossible:
+            print(line)
         if len(done) + len(failed) > 1:
             from avpbench.report import show_comparison
 
             show_comparison(done, [f"{given}: {cause(error)}" for given, error in failed])
     if failed and len(done) + len(failed) == 1:
         raise failed[0][1]
-    return 1 if failed else 0
+    return 1 if failed or (impossible and not done) else 0
 
 
 def _show(words: list[str]) -> int:
@@ -79,7 +90,10 @@ def main(words: list[str]) -> int:
 
     command, rest = (words[0], words[1:]) if words and words[0] in COMMANDS else ("run", words)
     try:
-        return {"run": _run, "show": _show}[command](rest)
+        if command in ("run", "show"):
+            return {"run": _run, "show": _show}[command](rest)
+        status: int = importlib.import_module(f"avpbench.commands.{command}").main(rest)
+        return status
     except KeyboardInterrupt:
         return 130
     except (AvpBenchError, HydraException, OmegaConfBaseException, OSError) as error:

@@ -21,7 +21,7 @@ from avpbench.errors import RecordsError, cause
 from avpbench.progress import say
 from avpbench.prompts import prompt_hash
 
-_SESSION = ("began", "host", "gates", "git", "versions", "cuda", "driver", "threads", "command", "notes")
+_SESSION = ("began", "host", "gates", "git", "versions", "cuda", "driver", "threads", "command", "notes", "spent")
 _PACKAGE = Path(__file__).parent
 _COMPUTING = ("torch", "transformers", "tokenizers")  # another version may compute something else
 _VERSIONS = ("torch", "transformers", "tokenizers", "hydra-core", "omegaconf", "datasets", "wandb", "safetensors", "numpy")
@@ -52,6 +52,8 @@ class Meta:
     began: str
     config: dict[str, Any]
     resumed_anyway: list[dict[str, Any]]  # what differed when somebody went on all the same, ever
+    spent: dict[str, dict[str, float]]  # seconds and how many of what, by phase, once the run ends: what plans estimate from
+    num_samples: int  # of this run's limit
     earlier: list[dict[str, Any]]  # the sessions that came before in this folder: their own fields of _SESSION
 
 
@@ -89,6 +91,8 @@ def describe(identity: Identity, cell: Cell, config: dict[str, Any]) -> Meta:
         began=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         config=config,
         resumed_anyway=[],
+        spent={},
+        num_samples=cell.num_samples,
         earlier=[],
     )
 
@@ -108,7 +112,7 @@ def admit(folder: Path, about: Meta, resume: str) -> Meta:
     try:
         before = json.loads(path.read_text())
         old, was, mixed = before["identity"], before["cell"], before["resumed_anyway"]
-        about = replace(about, earlier=[*before["earlier"], {key: before[key] for key in _SESSION}])
+        about = replace(about, earlier=[*before["earlier"], {key: before.get(key) for key in _SESSION}])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RecordsError(
             f"{folder} holds records, and {path.name} beside them is not a run's ({cause(error)}); move the folder away, or"

@@ -15,7 +15,7 @@ from avpbench.cell import Cell, Settings, check_problems
 from avpbench.config import model_config, plain, role_models, strategy_config
 from avpbench.engine.capture import DEMAND
 from avpbench.engine.engine import Engine
-from avpbench.engine.load import Source, load, locate, resolve_device, resolve_dtype, tokenizer_of
+from avpbench.engine.load import KEPT, Source, locate, resolve_device, resolve_dtype, tokenizer_of
 from avpbench.engine.sampling import Sampling
 from avpbench.errors import NotFound
 from avpbench.links.link import Link
@@ -115,9 +115,10 @@ def _load(cfg: DictConfig, chosen: Settings) -> tuple[Task, list[Engine]]:
     check_problems(chosen, task, cfg.limit)
     device = resolve_device(cfg.device)
     dtype = resolve_dtype(cfg.dtype, device)
-    say(f"loading {', '.join(dict.fromkeys(one.name for one in sources))} on {device}")
+    names = ", ".join(dict.fromkeys(one.name for one in sources))
+    say(f"{names} on {device} is loaded already" if KEPT.holds(sources, device, dtype) else f"loading {names} on {device}")
     began = now_s()
-    engines = [load(one, device, dtype) for one in sources]
+    engines = KEPT.load(sources, device, dtype)
     small = max(engine.weight_bytes for engine in engines) < _SMALL_BYTES
     torch.set_num_threads(cfg.threads or (1 if small else _ALL_THREADS))
     for engine in dict.fromkeys(engines):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from hydra.core.override_parser.types import Override
@@ -12,7 +13,9 @@ from avpbench.composer import Composer
 from avpbench.config import CONF
 from avpbench.errors import ConfigError
 from avpbench.grid import Grid, Planned, grid
+from avpbench.planning import outlook
 from avpbench.progress import say
+from avpbench.store import write_down
 
 _SHOWN = 5
 
@@ -22,30 +25,50 @@ def to_run(overrides: Sequence[Override], master: DictConfig) -> tuple[Planned, 
     would take longer than `max_hours`."""
     always = [word for word in master.hydra.overrides.hydra if word.startswith("hydra.searchpath=")]
     own = [Path(s.path) for s in master.hydra.runtime.config_sources if s.schema == "file" and Path(s.path) != CONF]
-    found = grid(overrides, Composer(always, own))
+    composer = Composer(always, own)
+    found = grid(overrides, composer)
     tell(found)
     if not found.cells:
         raise ConfigError(f"no cell of this grid can run: {found.impossible[0].why}")
+    if any(cell.values["max_hours"] is not None for cell in found.cells):
+        outlook(found, composer).check()
+    write_down(found.cells)
     return found.cells
+
+
+def opened(words: Sequence[str]) -> list[str]:
+    """The words of a multirun, every part of a strategy as a sweep of one: Hydra would compose it with the default strategy first,
+    which may have no such part."""
+    found = []
+    for word in words:
+        key, separator, value = word.partition("=")
+        part = separator and key.startswith(("strategy/", "strategy.")) and not re.match(r"\w+\(", value)
+        found.append(f"{key}=choice({value})" if part else word)
+    return found
 
 
 def tell(found: Grid) -> None:
     """What the grid came to, and what of it was left out."""
+    say(summary_line(found))
+    for line in impossible_lines((one.given, one.why) for one in found.impossible):
+        say(line)
+
+
+def summary_line(found: Grid) -> str:
+    """How many cells, and what became of the other combinations."""
     parts = [f"grid: {_count(len(found.cells), 'cell')} to run"]
     if found.num_equal:
         parts.append(f"{found.num_equal} of {found.num_combinations} combinations are another's cell and run once")
     if found.left_out:
         parts.append(f"left out where the strategy has no such part: {', '.join(found.left_out)}")
-    say("; ".join(parts))
-    for line in impossible_lines(found):
-        say(line)
+    return "; ".join(parts)
 
 
-def impossible_lines(found: Grid) -> list[str]:
-    """The combinations that cannot run, by reason, the first few of each named."""
+def impossible_lines(impossible: Iterable[tuple[str, str]]) -> list[str]:
+    """What cannot run (what was given, why) by reason, the first few of each named."""
     reasons: dict[str, list[str]] = {}
-    for one in found.impossible:
-        reasons.setdefault(one.why, []).append(one.given or " ".join(one.words))
+    for given, why in impossible:
+        reasons.setdefault(why, []).append(given or "all of it")
     lines = []
     for why, givens in reasons.items():
         more = f" and {len(givens) - _SHOWN} more" if len(givens) > _SHOWN else ""

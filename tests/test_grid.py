@@ -160,13 +160,14 @@ def test_what_cannot_run_is_named_and_the_rest_runs(words: list[str], why: str) 
         return
     found = cells(*words)
     assert found.cells
-    (line,) = impossible_lines(found)
+    (line,) = impossible_lines((one.given, one.why) for one in found.impossible)
     assert why in line
     assert line.startswith("skipped, impossible: ")
 
 
 def test_many_impossible_ones_are_one_line() -> None:
-    (line,) = impossible_lines(cells("strategy=raw,text", "think_steps=4", "seed=range(9)"))
+    found = cells("strategy=raw,text", "think_steps=4", "seed=range(9)")
+    (line,) = impossible_lines((one.given, one.why) for one in found.impossible)
     assert "and 4 more: strategy=text hands over words" in line
 
 
