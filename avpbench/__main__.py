@@ -1,4 +1,4 @@
-"""python -m avpbench [run] KEY=VALUE ... | show KEY=VALUE ...
+"""python -m avpbench [run] KEY=VALUE ... | show | plan | list | status | verify | sync
 
 Light to import: torch and its like are loaded only once a run begins.
 """

@@ -169,7 +169,7 @@ class Composer:
 
 def _composed(words: Sequence[str]) -> _Composed:
     cfg = compose(words, with_hydra=True)
-    body = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
+    body = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
     chosen = {str(group): str(name) for group, name in cfg.hydra.runtime.choices.items()}
     return _Composed(plain(body), chosen, *_interpolations(body))
 

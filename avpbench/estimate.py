@@ -47,7 +47,8 @@ def memory_bytes(values: Values, lookup: Callable[[str], Values]) -> int | None:
     chain = values["chain"]
     mine = values["think_steps"] or values["max_agent_tokens"]
     tokens = values["context"] + chain * _PROMPT_TOKENS + (chain - 1) * mine + values["max_new_tokens"]
-    weights, per_token = {}, 0
+    weights: dict[str, int] = {}
+    per_token = 0
     for name in role_models(values):
         model = lookup(name) if name else values["model"]
         shape = _shape(model["path"], model["zoo"], json.dumps(model["shape"]))
@@ -55,7 +56,8 @@ def memory_bytes(values: Values, lookup: Callable[[str], Values]) -> int | None:
             return None
         weights[str(name)] = shape.parameters * _BYTES[dtype]
         per_token = max(per_token, shape.values_per_token * _BYTES[dtype])
-    return sum(weights.values()) + values["batch_size"] * tokens * per_token
+    caches: int = values["batch_size"] * tokens * per_token
+    return sum(weights.values()) + caches
 
 
 @final

@@ -14,7 +14,6 @@ from avpbench.checks import near
 from avpbench.config import CONF, groups
 from avpbench.errors import ConfigError
 
-
 _FOLDER = ("--config-dir", "-cd")
 
 

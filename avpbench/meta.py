@@ -20,6 +20,7 @@ from avpbench.config import Identity
 from avpbench.errors import RecordsError, cause
 from avpbench.progress import say
 from avpbench.prompts import prompt_hash
+from avpbench.store import read_json
 
 _SESSION = ("began", "host", "gates", "git", "versions", "cuda", "driver", "threads", "command", "notes", "spent")
 _PACKAGE = Path(__file__).parent
@@ -55,6 +56,14 @@ class Meta:
     spent: dict[str, dict[str, float]]  # seconds and how many of what, by phase, once the run ends: what plans estimate from
     num_samples: int  # of this run's limit
     earlier: list[dict[str, Any]]  # the sessions that came before in this folder: their own fields of _SESSION
+
+
+def read(folder: Path) -> Meta:
+    """What a run's folder says of it. Raises RecordsError where it says something else."""
+    try:
+        return Meta(**read_json(folder / "meta.json"))
+    except TypeError as error:
+        raise RecordsError(f"{folder / 'meta.json'} is not a run's of this version ({cause(error)})") from error
 
 
 def describe(identity: Identity, cell: Cell, config: dict[str, Any]) -> Meta:

@@ -57,7 +57,9 @@ class Outlook:
             return
         hours = self.seconds / 3600
         if hours > self.max_hours:
-            raise ConfigError(f"this grid would take about {hours:.2f} h, max_hours={self.max_hours:g} allows less; make it smaller or raise it")
+            raise ConfigError(
+                f"this grid would take about {hours:.2f} h, max_hours={self.max_hours:g} allows less; make it smaller or raise it"
+            )
         if self.num_unknown:
             raise ConfigError(
                 f"max_hours={self.max_hours:g}: nothing like {self.num_unknown} of these cells was ever run here, so nobody can say how"

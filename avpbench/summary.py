@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, final
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Self, TypeVar, final
 
 from avpbench.records import CLOCKS, FidelityRecord, LatencyRecord, SampleRecord, whole_blocks
 
@@ -88,6 +88,9 @@ class Peaks:
     peak_rss_bytes: int | None
 
 
+P = TypeVar("P", Subject, Quality, Times, Peaks)
+
+
 @final
 @dataclass(frozen=True, slots=True)
 class Summary:
@@ -102,6 +105,15 @@ class Summary:
     def row(self) -> dict[str, Any]:
         """One flat row of all of it: what summary.json holds."""
         return asdict(self.subject) | asdict(self.quality) | {"kl": self.kl} | asdict(self.times) | asdict(self.peaks)
+
+    @classmethod
+    def from_row(cls, row: dict[str, Any]) -> Self:
+        """The summary that `row()` flattened."""
+
+        def part(kind: type[P]) -> P:
+            return kind(**{field.name: row[field.name] for field in fields(kind)})
+
+        return cls(part(Subject), part(Quality), row["kl"], part(Times), part(Peaks))
 
 
 def score(samples: Sequence[SampleRecord]) -> Quality:

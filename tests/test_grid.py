@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -90,7 +91,12 @@ def test_configs_are_the_ones_that_hydra_composes(seed: int) -> None:
 
 def test_a_studys_own_values_are_composed_as_hydra_does() -> None:
     composer = Composer([PATH], [OWN])
-    for words in (["strategy/controller=recency"], ["strategy=uniform", "chain=1"], ["strategy/codec=fp8", "strategy.budget_bits=9"], ["strategy=raw"]):
+    for words in (
+        ["strategy/controller=recency"],
+        ["strategy=uniform", "chain=1"],
+        ["strategy/codec=fp8", "strategy.budget_bits=9"],
+        ["strategy=raw"],
+    ):
         words = ["experiment=example", *words]
         choices = [axis[0] for axis in _axes(parse(*words), composer.groups)[1]]
         assert composer.values(choices) == hydras([PATH, *words])
@@ -98,7 +104,17 @@ def test_a_studys_own_values_are_composed_as_hydra_does() -> None:
 
 def test_thousands_of_cells_take_few_compositions() -> None:
     composer = Composer()
-    found = grid(parse("strategy=raw,text,blank,adaptive", "strategy/controller=uniform,recency,snapkv", "strategy/codec=affine,kivi", "chain=2,4", "seed=range(20)", "task=wordmath,gsm8k"), composer)
+    found = grid(
+        parse(
+            "strategy=raw,text,blank,adaptive",
+            "strategy/controller=uniform,recency,snapkv",
+            "strategy/codec=affine,kivi",
+            "chain=2,4",
+            "seed=range(20)",
+            "task=wordmath,gsm8k",
+        ),
+        composer,
+    )
     assert len(found.cells) == 2 * 20 * 2 * (3 + 6)
     assert len(composer._composed) <= 4
     for cell in random.Random(0).sample(found.cells, 5):
@@ -175,7 +191,7 @@ def test_cells_of_one_model_stand_together() -> None:
     found = cells("chain=2,3", "model=tiny,qwen0.5b", "task=wordmath", "dtype=float32,bfloat16")
     loads = [(c.values["model"]["name"], c.values["dtype"]) for c in found.cells]
     assert len(set(loads)) == 4
-    assert sum(a != b for a, b in zip(loads, loads[1:], strict=False)) == 3
+    assert sum(a != b for a, b in itertools.pairwise(loads)) == 3
     assert [c.values["chain"] for c in found.cells] == [2, 3] * 4
 
 
