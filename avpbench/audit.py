@@ -144,10 +144,7 @@ def _grades(found: Audit, samples: list[SampleRecord]) -> None:
     """Every completion graded again; a failure has no answer and is wrong."""
     other = []
     for s in samples:
-        if s.status in ("oom", "error"):
-            now = Grade(None, False)
-        else:
-            now = grade(s.completion, s.gold)
+        now = Grade(None, False) if s.status in ("oom", "error") else grade(s.completion, s.gold)
         if (s.prediction, s.correct) != (now.prediction, now.correct):
             other.append(f"{s.sample_id} ({s.prediction!r}, {s.correct}; graded again {now.prediction!r}, {now.correct})")
     if other:
