@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, final
 
 from avpbench.config import role_models, strategy_name
+from avpbench.errors import RecordsError
 from avpbench.legal import ZOO
 from avpbench.store import Wanted, read_json
 
@@ -96,8 +97,8 @@ class Past:
     @classmethod
     def read(cls, folder: Path) -> Past | None:
         """None where the folder holds no run that ended and said what it took."""
-        meta = read_json(folder / "meta.json")
         try:
+            meta = read_json(folder / "meta.json")
             sessions = [meta["spent"], *(earlier["spent"] or {} for earlier in meta["earlier"])]
             rates = {}
             for phase in _PHASES:
@@ -105,7 +106,7 @@ class Past:
                 if took:
                     rates[phase] = sum(t["seconds"] for t in took) / sum(t["count"] for t in took)
             return cls(meta["config"], not meta["identity"]["device"].startswith("cpu-"), rates) if rates else None
-        except (KeyError, TypeError, AttributeError):
+        except (RecordsError, KeyError, TypeError, AttributeError):
             return None
 
 

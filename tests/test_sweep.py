@@ -47,7 +47,15 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @pytest.mark.slow
 def test_a_grid_with_impossible_cells_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["-m", "strategy=raw,adaptive,text", "strategy/controller=uniform,snapkv", "think_steps=2", "chain=2", *FAST, f"results={tmp_path}"]
+    words = [
+        "-m",
+        "strategy=raw,adaptive,text",
+        "strategy/controller=uniform,snapkv",
+        "think_steps=2",
+        "chain=2",
+        *FAST,
+        f"results={tmp_path}",
+    ]
     assert main(words) == 0
     told = capsys.readouterr().out
     found = summaries(tmp_path)
@@ -59,14 +67,39 @@ def test_a_grid_with_impossible_cells_runs(tmp_path: Path, capsys: pytest.Captur
 
 @pytest.mark.slow
 def test_a_part_that_does_not_vary_is_left_out_too(tmp_path: Path) -> None:
-    words = ["-m", "strategy=raw,adaptive", "strategy/controller=uniform", "strategy.budget_bits=5", "chain=2", *FAST, f"results={tmp_path}"]
+    words = [
+        "-m",
+        "strategy=raw,adaptive",
+        "strategy/controller=uniform",
+        "strategy.budget_bits=5",
+        "chain=2",
+        *FAST,
+        f"results={tmp_path}",
+    ]
     assert main(words) == 0
-    assert sorted((s["strategy"], s["controller"], s["budget_bits"]) for s in summaries(tmp_path)) == [("quantized", "uniform", 5.0), ("raw", None, None)]
+    assert sorted((s["strategy"], s["controller"], s["budget_bits"]) for s in summaries(tmp_path)) == [
+        ("quantized", "uniform", 5.0),
+        ("raw", None, None),
+    ]
 
 
 def test_parts_are_left_to_the_sweeper() -> None:
-    words = ["-m", "chain=2", "strategy/controller=uniform", "strategy/codec=affine,kivi", "strategy.budget_bits=range(2,4)", "strategy=raw"]
-    assert opened(words) == ["-m", "chain=2", "strategy/controller=choice(uniform)", "strategy/codec=choice(affine,kivi)", "strategy.budget_bits=range(2,4)", "strategy=raw"]
+    words = [
+        "-m",
+        "chain=2",
+        "strategy/controller=uniform",
+        "strategy/codec=affine,kivi",
+        "strategy.budget_bits=range(2,4)",
+        "strategy=raw",
+    ]
+    assert opened(words) == [
+        "-m",
+        "chain=2",
+        "strategy/controller=choice(uniform)",
+        "strategy/codec=choice(affine,kivi)",
+        "strategy.budget_bits=range(2,4)",
+        "strategy=raw",
+    ]
 
 
 @pytest.mark.slow
@@ -201,7 +234,9 @@ def swept(tmp_path: Path, words: list[str], batch: int | None = None, params: di
     from hydra.types import HydraContext
 
     with composing():
-        master = OmegaConf.create({"hydra": {"overrides": {"hydra": []}, "runtime": {"config_sources": []}, "sweep": {"dir": str(tmp_path / "sweep")}}})
+        master = OmegaConf.create(
+            {"hydra": {"overrides": {"hydra": []}, "runtime": {"config_sources": []}, "sweep": {"dir": str(tmp_path / "sweep")}}}
+        )
         found = Plugins.instance().class_name_to_class["hydra_plugins.avpbench_sweeper.sweeper.AvpBenchSweeper"]
         sweeper: Any = found(batch, params)
         sweeper.config = master
