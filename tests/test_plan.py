@@ -262,7 +262,7 @@ def test_what_is_read_of_a_class_is_what_the_class_has() -> None:
     assert DEMAND in build(oracle).needs
     with pytest.raises(ValueError, match="names no class"):
         class_source("avpbench.strategies.gone.Gone")
-    with pytest.raises(ValueError, match="names no class of raw.py"):
+    with pytest.raises(ValueError, match=r"names no class of raw\.py"):
         class_source("avpbench.strategies.raw.Row")
     assert class_source("somebody.else.Strategy") is None
 
