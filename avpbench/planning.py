@@ -87,32 +87,33 @@ def outlook(found: Grid, composer: Composer) -> Outlook:
 
 
 def _row(cell: Planned, history: History, composer: Composer, memory: dict[str, int | None]) -> Row:
-    values = cell.values
+    values, folder = cell.values, cell.folder
+    exists = folder.is_dir()
     try:
-        meta = read_json(cell.folder / "meta.json") if cell.folder.is_dir() else {}
-        why = _conflict(cell, meta)
+        meta = read_json(folder / "meta.json") if exists else {}
+        why = _conflict(cell, folder, meta)
     except RecordsError as error:
         meta, why = {}, str(error)
     if why is not None:
-        return Row(cell.given, "impossible", why, str(cell.folder), None, None, None, None, None)
-    have = Records(cell.folder)
-    if cell.folder.is_dir():
+        return Row(cell.given, "impossible", why, str(folder), None, None, None, None, None)
+    have = Records(folder)
+    if exists:
         have.refresh()
     left = Wanted.of(values, meta.get("num_samples")).left(have)
     begun = bool(have.ids or have.rows or have.scored)
-    whole = left.nothing and (cell.folder / "summary.json").is_file()
+    whole = left.nothing and (folder / "summary.json").is_file()
     key = repr([values[k] for k in ("model", "receiver", "roles", "chain", "context", "think_steps", "batch_size", "dtype", "device")])
     if key not in memory:
         memory[key] = memory_bytes(values, composer.model)
     return Row(
-        cell.given, "done" if whole else "partial" if begun else "to do", None, str(cell.folder), left.samples, left.blocks, left.scores,
+        cell.given, "done" if whole else "partial" if begun else "to do", None, str(folder), left.samples, left.blocks, left.scores,
         memory[key], history.seconds(values, left),
     )  # fmt: skip
 
 
-def _conflict(cell: Planned, meta: dict[str, Any]) -> str | None:
+def _conflict(cell: Planned, folder: Path, meta: dict[str, Any]) -> str | None:
     """Why a run would refuse to go on in the cell's folder; None where it would not."""
-    if not meta or cell.values["resume"] != "auto" or not any((cell.folder / f"{kind}.jsonl").exists() for kind in KINDS):
+    if not meta or cell.values["resume"] != "auto" or not any((folder / f"{kind}.jsonl").exists() for kind in KINDS):
         return None
     if meta.get("cell") != cell.identity.hash:
         return f"its folder holds cell {meta.get('cell')}, another one; choose another folder with results=DIR"
