@@ -1,10 +1,11 @@
-"""python -m avpbench [run] KEY=VALUE ... | show KEY=VALUE ...
+"""python -m avpbench [run] KEY=VALUE ... | show | plan | list | status | verify | sync
 
 Light to import: torch and its like are loaded only once a run begins.
 """
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 from avpbench.errors import AvpBenchError
 
-COMMANDS = ("run", "show")
+COMMANDS = ("run", "show", "plan", "list", "status", "verify", "sync")
 
 
 def _run(words: list[str]) -> int:
@@ -71,7 +72,10 @@ def main(words: list[str]) -> int:
 
     command, rest = (words[0], words[1:]) if words and words[0] in COMMANDS else ("run", words)
     try:
-        return {"run": _run, "show": _show}[command](rest)
+        if command in ("run", "show"):
+            return {"run": _run, "show": _show}[command](rest)
+        status: int = importlib.import_module(f"avpbench.commands.{command}").main(rest)
+        return status
     except KeyboardInterrupt:
         return 130
     except (AvpBenchError, HydraException, OmegaConfBaseException, OSError) as error:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import final
 
+from avpbench import legal
 from avpbench.agents import Agent, Job, Recite, Speak, Think
-from avpbench.checks import one_of, whole
 from avpbench.core import Prompt
 from avpbench.engine.continuation import Speech
 from avpbench.engine.engine import Engine
 from avpbench.engine.sampling import Sampling, generator
 from avpbench.errors import ConfigError
 from avpbench.links.link import Link
-from avpbench.prompts import QUESTION_MODES, ChatTemplate, exemplar, prompt
+from avpbench.prompts import ChatTemplate, exemplar, prompt
 from avpbench.strategies.strategy import Strategy
 from avpbench.tasks.task import Task
 
@@ -39,14 +39,7 @@ class Settings:
     batch_size: int | str  # auto: the largest that fits
 
     def __post_init__(self) -> None:
-        for name in ("chain", "max_new_tokens", "max_agent_tokens"):
-            whole(name, getattr(self, name), 1)
-        if self.batch_size != "auto":
-            whole("batch_size", self.batch_size, 1, also=" or auto (the largest that fits)")
-        for name in ("context", "think_steps"):
-            whole(name, getattr(self, name), 0)
-        one_of("question", self.question, QUESTION_MODES)
-        one_of("donor", self.donor, ("self", "other"))
+        legal.check_settings({field.name: getattr(self, field.name) for field in fields(self)})
 
 
 @final
@@ -133,8 +126,7 @@ class Cell:
 
 def check_problems(settings: Settings, task: Task, limit: int | None) -> None:
     """Raises ConfigError where the task has fewer problems than are asked for."""
-    if limit is not None and not (type(limit) is int and 1 <= limit <= len(task)):
-        raise ConfigError(f"limit must be 1 to {len(task)} (the problems of {task.name}) or null for all, got {limit!r}")
+    legal.check_limit(limit, len(task), task.name)
     if settings.donor == "other" and settings.chain > len(task):
         raise ConfigError(f"donor=other needs a data set of at least chain={settings.chain} problems, {task.name} has {len(task)}")
 

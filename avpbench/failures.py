@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self, final
 
-from avpbench.errors import InUse, RecordsError
+from avpbench.errors import ConfigError, IncompatibleModels, InUse, RecordsError
 
 NAME = "failure.json"
 
@@ -46,6 +46,11 @@ class Failure:
     @classmethod
     def from_json(cls, row: dict[str, Any]) -> Self:
         return cls(**row)
+
+    @property
+    def impossible(self) -> bool:
+        """Whether the cell cannot run at all, which its models or data showed only when they were there."""
+        return self.error in (ConfigError.__name__, IncompatibleModels.__name__)
 
     @property
     def line(self) -> str:

@@ -19,7 +19,7 @@ from omegaconf import DictConfig
 from avpbench.config import identify
 from avpbench.errors import AvpBenchError, cause
 from avpbench.failures import Failure, scheduler_job
-from avpbench.ledger import Entry, Ledger
+from avpbench.ledger import Entry, Ledger, State
 
 if TYPE_CHECKING:
     from avpbench.summary import Summary
@@ -49,8 +49,9 @@ def job(cfg: DictConfig) -> None:
         ledger.write(replace(entry, state="stopped"))
         raise
     if isinstance(came, Failure):
-        print(f"avpbench: failed: {given}: {came.line}", flush=True)
-        ledger.write(replace(entry, state="failed", failure=came))
+        state: State = "impossible" if came.impossible else "failed"
+        print(f"avpbench: {state}: {given}: {came.line}", flush=True)
+        ledger.write(replace(entry, state=state, failure=came))
     else:
         ledger.write(replace(entry, state="done", summary=came.row()))
 

@@ -43,18 +43,19 @@ def sweep_folder(words: Sequence[str]) -> Path:
 
 
 def sweep(words: list[str]) -> int:
-    """Runs a grid; prints its comparison and its failed cells. Returns 1 where a cell failed or was left out."""
+    """Runs a grid; prints its comparison, the cells that cannot run and those that failed. Returns 1 where a cell failed or none ran."""
     import hydra
 
     from avpbench.job import job
     from avpbench.records import make_folder
+    from avpbench.sweep import opened
 
     folder = sweep_folder(words)
     make_folder(folder)
     if not os.access(folder, os.W_OK):
         raise RecordsError(f"cannot write to {folder}; choose another folder with results=DIR")
     named = any(word.startswith("hydra.sweep.dir=") for word in words)
-    sys.argv = [sys.argv[0], *words, *([] if named else [f"hydra.sweep.dir='{folder}'"])]
+    sys.argv = [sys.argv[0], *opened(words), *([] if named else [f"hydra.sweep.dir='{folder}'"])]
     try:
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job)()
     finally:
@@ -68,16 +69,20 @@ def _show(entries: Sequence[Entry]) -> bool:
         return False
     from avpbench.report import show_comparison
     from avpbench.summary import Summary
+    from avpbench.sweep import impossible_lines
 
-    named = zip(distinct([entry.given for entry in entries]), entries, strict=True)
+    named = list(zip(distinct([entry.given for entry in entries]), entries, strict=True))
     lost = [(name, why) for name, entry in named if (why := _why(entry))]
-    show_comparison([Summary.from_row(entry.summary) for entry in entries if entry.summary], lost)
-    return bool(lost)
+    done = [Summary.from_row(entry.summary) for entry in entries if entry.summary]
+    show_comparison(done, lost)
+    for line in impossible_lines((name, e.failure.line) for name, e in named if e.state == "impossible" and e.failure):
+        print(line)
+    return bool(lost) or not done
 
 
 def _why(entry: Entry) -> str | None:
-    """Why the job did not end well; None where it did."""
-    if entry.failure:
+    """Why the job did not end well; None where it did, or could not."""
+    if entry.state == "failed" and entry.failure:
         return entry.failure.line
     return {
         "running": "its process ended without a word; run the same command again",

@@ -13,7 +13,7 @@ from typing import Any, Literal, Self, final
 
 from avpbench.failures import Failure
 
-State = Literal["running", "done", "failed", "stopped", "left_out"]
+State = Literal["running", "done", "failed", "impossible", "stopped", "left_out"]
 
 
 @final

@@ -1,4 +1,4 @@
-"""The only timer: a monotonic clock, the device's events, and memory.
+"""The only timer: a monotonic clock, the device's events, and memory. Light to import: torch is asked only about a GPU.
 
 On CUDA a total begins and ends with a synchronisation; stages inside it are events on the stream, which are cheap but
 not free, so totals and stages come from separate repeats.
@@ -13,9 +13,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import final
+from typing import TYPE_CHECKING, final
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 
 def now_s() -> float:
@@ -26,6 +27,8 @@ def now_s() -> float:
 def synchronize(device: torch.device) -> None:
     """Waits until the device has done all its work."""
     if device.type == "cuda":
+        import torch
+
         torch.cuda.synchronize(device)
 
 
@@ -64,6 +67,8 @@ class Stages:
 
     def _mark(self) -> object:
         if self.device.type == "cuda":
+            import torch
+
             event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
             event.record()
             return event
@@ -118,6 +123,8 @@ def reset_peak(device: torch.device) -> int:
         Path("/proc/self/clear_refs").write_text("5")
     if device.type != "cuda":
         return 0
+    import torch
+
     torch.cuda.reset_peak_memory_stats(device)
     return torch.cuda.memory_allocated(device)
 
@@ -127,6 +134,8 @@ def memory(device: torch.device) -> Memory:
     rss = _peak_rss_bytes()
     if device.type != "cuda":
         return Memory(None, None, None, rss)
+    import torch
+
     return Memory(torch.cuda.max_memory_allocated(device), torch.cuda.max_memory_reserved(device), _nvml_bytes(device), rss)
 
 
@@ -140,6 +149,7 @@ def _peak_rss_bytes() -> int:
 
 def _nvml_bytes(device: torch.device) -> int | None:
     import pynvml
+    import torch
 
     try:
         pynvml.nvmlInit()

@@ -92,16 +92,17 @@ def tables(summaries: Sequence[Summary], title: str) -> list[Table]:
     title = ", ".join([title, *(f"{k} {v}" for k, v in same.items() if v != _SETTINGS[k])])
     widths = [max(len(k), *(len(row[k]) for row in rows)) for k in rows[0]]
     if sum(widths) + 2 * len(widths) <= console.width and len(rows) > 1:
-        return [_table(title, list(rows[0]), [list(row.values()) for row in rows])]
+        return [table(title, list(rows[0]), [list(row.values()) for row in rows])]
     fit = max(1, (console.width - 12) // (2 + max(len(v) for row in rows for v in row.values())))
     parts = [rows[k : k + fit] for k in range(0, len(rows), fit)]
     return [
-        _table(title, ["", *(r["strategy"] for r in part)], [[k, *(r[k] for r in part)] for k in part[0] if k != "strategy"])
+        table(title, ["", *(r["strategy"] for r in part)], [[k, *(r[k] for r in part)] for k in part[0] if k != "strategy"])
         for part in parts
     ]
 
 
-def _table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """A table for people, its first column to the left."""
     shown = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 2, 0, 0), show_edge=False)
     for k, name in enumerate(header):
         shown.add_column(name, justify="right" if k else "left", no_wrap=True)

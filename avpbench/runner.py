@@ -28,6 +28,7 @@ from avpbench.progress import say
 from avpbench.records import FidelityRecord, Journal, LatencyRecord, SampleRecord, read_samples, write_json, write_text
 from avpbench.report import show_tables, stages_text
 from avpbench.setup import Plan, cell_of, plan
+from avpbench.spent import Spent
 from avpbench.stop import Preempted, stop_requested
 from avpbench.strategies.raw import Raw
 from avpbench.strategies.strategy import Parts, Strategy
@@ -41,6 +42,7 @@ def execute(cfg: DictConfig, explain: bool = True) -> Summary:
     Raises AvpBenchError for what cannot run, KeyboardInterrupt after Ctrl-C and Preempted after SIGTERM or SIGUSR2: what
     was done is kept, and the same command goes on from there.
     """
+    spent = Spent()
     wanted = plan(cfg)
     identity = identify(cfg)
     folder = cell_folder(cfg)
@@ -49,7 +51,7 @@ def execute(cfg: DictConfig, explain: bool = True) -> Summary:
         cell = cell_of(cfg, wanted)
         check_stop()
         with held(folder, cfg.wait_s) as hold, _logged(folder):
-            return _Run(cfg, identity, folder, cell, wanted, explain, hold).go(check_stop)
+            return _Run(cfg, identity, folder, cell, wanted, explain, hold, spent).go(check_stop)
 
 
 @final
@@ -62,6 +64,7 @@ class _Run:
     wanted: Plan
     explain: bool
     hold: Hold
+    spent: Spent
 
     def go(self, check_stop: Callable[[], None]) -> Summary:
         cfg, cell, folder = self.cfg, self.cell, self.folder
@@ -69,6 +72,7 @@ class _Run:
         about = meta.admit(folder, meta.describe(self.identity, cell, config), cfg.resume)
         self._say_what_is_here()
         about = replace(about, gates=[asdict(gate) for gate in self._gates()])
+        self.spent.ready()
         write_json(folder / "meta.json", asdict(about))
         write_text(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
         tracker: Tracker = build(cfg.tracker)
@@ -81,6 +85,7 @@ class _Run:
             samples = self._samples()
             summary = self._summary(samples, peaks)
             write_json(folder / "summary.json", summary.row())
+            write_json(folder / "meta.json", asdict(replace(about, spent=self.spent.phases)))
             check_stop()  # what was asked for during the last block stops a multirun
         except (KeyboardInterrupt, Preempted) as stop:
             if isinstance(stop, Preempted):
@@ -94,7 +99,7 @@ class _Run:
         return summary
 
     def _say_what_is_here(self) -> None:
-        here, timed = len(self._samples()), len({row.block for row in self._timed().read()})
+        here, timed = len(self._samples()), len(self._blocks())
         if here or timed:
             say(f"resuming: {here} of {self.cell.num_samples} samples and {timed} timed blocks are here already and are used again")
 
@@ -115,9 +120,11 @@ class _Run:
         weights_bytes = reset_peak(device)
         fresh = 0
         if self.cfg.quality.enabled:
-            for record in quality.run(self.cell, Journal(self.folder / "samples.jsonl", SampleRecord, self.hold.confirm), check_stop):
-                tracker.sample(record)
-                fresh += 1
+            journal = Journal(self.folder / "samples.jsonl", SampleRecord, self.hold.confirm)
+            with self.spent("quality", lambda: fresh):
+                for record in quality.run(self.cell, journal, check_stop):
+                    tracker.sample(record)
+                    fresh += 1
         earlier = self.folder / "summary.json"
         if not fresh and earlier.exists():
             before = json.loads(earlier.read_text())
@@ -135,11 +142,13 @@ class _Run:
         if self.cfg.latency.enabled:
             rivals = [r for r in self.wanted.rivals if self._possible(r, f"latency is not compared with {r.label}")]
             try:
-                latency.run(self.cell, [self.wanted.strategy, *rivals], self.wanted.timing, self._timed(), check_stop)
+                with self.spent("latency", lambda: len(self._blocks())):
+                    latency.run(self.cell, [self.wanted.strategy, *rivals], self.wanted.timing, self._timed(), check_stop)
             except (OutOfMemory, ConfigError) as error:
                 say(f"latency stops before its last block: {error}")
         if self.cfg.fidelity.enabled:
-            fidelity.run(self.cell, self._scored(), check_stop)
+            with self.spent("fidelity", lambda: len(self._scored().read())):
+                fidelity.run(self.cell, self._scored(), check_stop)
 
     def _possible(self, strategy: Strategy, otherwise: str) -> bool:
         try:
@@ -151,6 +160,9 @@ class _Run:
 
     def _timed(self) -> Journal[LatencyRecord]:
         return Journal(self.folder / "latency.jsonl", LatencyRecord, self.hold.confirm)
+
+    def _blocks(self) -> set[int]:
+        return {row.block for row in self._timed().read()}
 
     def _scored(self) -> Journal[FidelityRecord]:
         return Journal(self.folder / "fidelity.jsonl", FidelityRecord, self.hold.confirm)

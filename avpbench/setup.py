@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass
 from typing import final
 
 import torch
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
+from avpbench import legal
 from avpbench.build import build
 from avpbench.cell import Cell, Settings, check_problems
-from avpbench.checks import number, one_of, whole
-from avpbench.config import model_config, strategy_config
+from avpbench.config import model_config, plain, role_models, strategy_config
 from avpbench.engine.capture import DEMAND
 from avpbench.engine.engine import Engine
-from avpbench.engine.load import Source, load, locate, resolve_device, resolve_dtype, tokenizer_of
+from avpbench.engine.load import KEPT, Source, locate, resolve_device, resolve_dtype, tokenizer_of
 from avpbench.engine.sampling import Sampling
-from avpbench.errors import ConfigError, NotFound
+from avpbench.errors import NotFound
 from avpbench.links.link import Link
 from avpbench.meter import now_s
 from avpbench.phases.latency import Timing
 from avpbench.progress import say
-from avpbench.prompts import roles
 from avpbench.strategies.strategy import Strategy
 from avpbench.tasks.task import Task
 
@@ -45,30 +43,13 @@ class Plan:
 
 def plan(cfg: DictConfig) -> Plan:
     """Raises ConfigError for a value or a combination that cannot run."""
-    whole("seed", cfg.seed, 0)
-    whole("threads", cfg.threads, 1, null="as many as pay")
-    if not re.fullmatch(r"[\w.-]+", str(cfg.study)):
-        raise ConfigError(f"study must be a name of letters, digits and . _ -, got {cfg.study!r}")
-    if not isinstance(cfg.latency.against, ListConfig):
-        raise ConfigError(f"latency.against must be a list, got {cfg.latency.against!r}; write latency.against=[{cfg.latency.against}]")
-    if not isinstance(cfg.results, str):
-        raise ConfigError(f"results must be a folder, got {cfg.results!r}")
-    one_of("resume", cfg.resume, ("auto", "anyway", "never"))
-    one_of("gates", cfg.gates, ("fast", "full", "off"))
-    one_of("isolate", "null" if cfg.isolate is None else cfg.isolate, ("null", "process"))
-    number("wait_s", cfg.wait_s, 0, 86400)
-    whole("max_failures", cfg.max_failures, 1, null="no bound")
+    values = plain(cfg)
+    legal.check_values(values)
     chosen = settings(cfg)
     strategy: Strategy = build(cfg.strategy)
-    if chosen.think_steps and chosen.chain > 1 and not strategy.thinks:
-        raise ConfigError(
-            f"strategy={strategy.kind} hands over words, and agents that think (think_steps={chosen.think_steps}) say none;"
-            " set think_steps=0, or choose strategy=raw or reprefill"
-        )
-    if DEMAND in strategy.needs and (cfg.quality.enabled or cfg.latency.enabled):
-        raise ConfigError(
-            f"{strategy.label} knows the gold continuation, which only the fidelity phase has: set quality=off latency=off fidelity=on"
-        )
+    legal.check_thinking(strategy.kind, strategy.thinks, values)
+    if DEMAND in strategy.needs:
+        legal.check_gold(strategy.label, values)
     rivals = tuple(r for r in (build(strategy_config(name)) for name in cfg.latency.against) if r.label != strategy.label)
     c = cfg.latency
     timing = Timing(c.repeats, c.warmup, c.new_tokens, c.prefix_tokens, aa=cfg.gates == "full")
@@ -109,11 +90,8 @@ def _source(model: DictConfig) -> Source:
 
 def sources_of(cfg: DictConfig, chain: int) -> list[Source]:
     """A source an agent: the receiver plays every second one, a role's own model goes before both."""
-    found = []
-    for place, role in enumerate(roles(chain)):
-        other = cfg.roles[role] or (cfg.receiver if place % 2 else None)
-        found.append(_source(model_config(other) if other else cfg.model))
-    return found
+    names = role_models({"chain": chain, "roles": cfg.roles, "receiver": cfg.receiver})
+    return [_source(model_config(name) if name else cfg.model) for name in names]
 
 
 def _load(cfg: DictConfig, chosen: Settings) -> tuple[Task, list[Engine]]:
@@ -137,9 +115,10 @@ def _load(cfg: DictConfig, chosen: Settings) -> tuple[Task, list[Engine]]:
     check_problems(chosen, task, cfg.limit)
     device = resolve_device(cfg.device)
     dtype = resolve_dtype(cfg.dtype, device)
-    say(f"loading {', '.join(dict.fromkeys(one.name for one in sources))} on {device}")
+    names = ", ".join(dict.fromkeys(one.name for one in sources))
+    say(f"{names} on {device} is loaded already" if KEPT.holds(sources, device, dtype) else f"loading {names} on {device}")
     began = now_s()
-    engines = [load(one, device, dtype) for one in sources]
+    engines = KEPT.load(sources, device, dtype)
     small = max(engine.weight_bytes for engine in engines) < _SMALL_BYTES
     torch.set_num_threads(cfg.threads or (1 if small else _ALL_THREADS))
     for engine in dict.fromkeys(engines):

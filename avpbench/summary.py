@@ -115,7 +115,7 @@ class Peaks:
     peak_rss_bytes: int | None
 
 
-P = TypeVar("P", Subject, Quality, Times, Peaks)
+P = TypeVar("P", Subject, Quality, Fidelity, Times, Peaks)
 
 
 @final
@@ -141,7 +141,7 @@ class Summary:
         def part(kind: type[P]) -> P:
             return kind(**{field.name: row[field.name] for field in fields(kind)})
 
-        return cls(part(Subject), part(Quality), row["kl"], part(Times), part(Peaks))
+        return cls(part(Subject), part(Quality), part(Fidelity), part(Times), part(Peaks))
 
 
 def score(samples: Sequence[SampleRecord]) -> Quality:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -109,9 +111,39 @@ def _from_hub(repo: str, revision: str, files: list[str]) -> tuple[Path, str]:
     return folder, folder.name
 
 
-@lru_cache(maxsize=4)
+@final
+class Kept:
+    """The engines of the last cell, for the next one that asks for the same model, dtype and device.
+
+    What the next cell does not ask for is let go before anything new is loaded: two models need not fit at once.
+    """
+
+    def __init__(self) -> None:
+        self._engines: dict[tuple[Source, torch.device, torch.dtype], Engine] = {}
+
+    def load(self, sources: Sequence[Source], device: torch.device, dtype: torch.dtype) -> list[Engine]:
+        """An engine a source; equal sources share one. Raises NotFound, IncompatibleModels, ConfigError."""
+        wanted = [(source, device, dtype) for source in sources]
+        if any(key not in wanted for key in self._engines):
+            self._engines = {key: engine for key, engine in self._engines.items() if key in wanted}
+            gc.collect()  # an engine's model refers to itself
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+        for key in wanted:
+            if key not in self._engines:
+                self._engines[key] = load(*key)
+        return [self._engines[key] for key in wanted]
+
+    def holds(self, sources: Sequence[Source], device: torch.device, dtype: torch.dtype) -> bool:
+        """Whether nothing of this is to be loaded."""
+        return all((source, device, dtype) in self._engines for source in sources)
+
+
+KEPT = Kept()
+
+
 def load(source: Source, device: torch.device, dtype: torch.dtype) -> Engine:
-    """An engine, kept for the next cell that asks for the same one. Raises NotFound, IncompatibleModels, ConfigError."""
+    """A fresh engine. Raises NotFound, IncompatibleModels, ConfigError."""
     from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.utils import logging
 

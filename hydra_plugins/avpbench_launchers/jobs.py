@@ -28,7 +28,7 @@ _LOOK_S = 5.0  # between two looks at the queue
 _TELL_S = 60.0
 
 
-class _Jobs(BaseSubmititLauncher):  # type: ignore[misc]
+class _Jobs(BaseSubmititLauncher):
     """Submits a job a cell and waits for all of them; a job that ends without an answer becomes a failed cell."""
 
     def __init__(self, array_parallelism: int, **params: Any) -> None:
