@@ -17,7 +17,7 @@ from avpbench import meta
 from avpbench.build import build
 from avpbench.cell import Cell
 from avpbench.config import Identity, identify
-from avpbench.errors import ConfigError, IncompatibleModels, OutOfMemory
+from avpbench.errors import ConfigError, IncompatibleModels, LinkError, OutOfMemory
 from avpbench.gates import Gate, check, require
 from avpbench.lock import held
 from avpbench.meter import memory, reset_peak
@@ -44,7 +44,7 @@ def execute(cfg: DictConfig, explain: bool = True) -> Summary:
     folder = Path(cfg.results) / identity.study / identity.folder
     say(f"cell: {identity.folder}")
     cell = cell_of(cfg, wanted)
-    with held(folder), _logged(folder), stop_requested() as check_stop:
+    with held(folder), _logged(folder), stop_requested() as check_stop, _staffed(cell):
         return _Run(cfg, identity, folder, cell, wanted, explain).go(check_stop)
 
 
@@ -129,7 +129,7 @@ class _Run:
             rivals = [r for r in self.wanted.rivals if self._possible(r, f"latency is not compared with {r.label}")]
             try:
                 latency.run(self.cell, [self.wanted.strategy, *rivals], self.wanted.timing, self._timed(), check_stop)
-            except (OutOfMemory, ConfigError) as error:
+            except (OutOfMemory, ConfigError, LinkError) as error:
                 say(f"latency stops before its last block: {error}")
         if self.cfg.fidelity.enabled:
             fidelity.run(self.cell, self._scored(), check_stop)
@@ -190,6 +190,16 @@ class _Run:
         for note in notes:
             say(f"note: {note}")
         say(f"records: {self.folder}")
+
+
+@contextmanager
+def _staffed(cell: Cell) -> Iterator[None]:
+    """Ends the processes that agents live in."""
+    try:
+        yield
+    finally:
+        if cell.crew is not None:
+            cell.crew.close()
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 import torch
@@ -19,7 +19,7 @@ from avpbench.engine.engine import Engine
 from avpbench.engine.load import Source, load, locate, resolve_device, resolve_dtype, tokenizer_of
 from avpbench.engine.sampling import Sampling
 from avpbench.errors import ConfigError, NotFound
-from avpbench.links.link import Link
+from avpbench.links.link import Link, Posts
 from avpbench.meter import now_s
 from avpbench.phases.latency import Timing
 from avpbench.progress import say
@@ -92,7 +92,12 @@ def cell_of(cfg: DictConfig, wanted: Plan | None = None) -> Cell:
     """The cell, its models loaded. Raises NotFound, ConfigError or IncompatibleModels."""
     wanted = wanted or plan(cfg)
     task, engines = _load(cfg, wanted.settings)
-    return Cell.build(wanted.settings, task, engines, wanted.strategy, wanted.link, cfg.limit)
+    cell = Cell.build(wanted.settings, task, engines, wanted.strategy, wanted.link, cfg.limit)
+    configs = [cfg.strategy, *(strategy_config(name) for name in cfg.latency.against)]
+    posts = Posts(
+        cell.agents, sources_of(cfg, wanted.settings.chain), [json.dumps(OmegaConf.to_container(c, resolve=True)) for c in configs]
+    )
+    return replace(cell, crew=wanted.link.crew(posts))
 
 
 def _source(model: DictConfig) -> Source:

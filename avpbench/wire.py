@@ -93,6 +93,16 @@ class Decoder:
         return None if self._card is None else len(self._view)
 
     @property
+    def arrived_bytes(self) -> int:
+        """How many bytes are here."""
+        return max(self._at, len(self._head))
+
+    @property
+    def seal(self) -> str:
+        """The digest that the header holds, once it was there."""
+        return seal(self._view)
+
+    @property
     def done(self) -> bool:
         """Whether every byte has arrived."""
         return self._card is not None and self._at == len(self._view)
@@ -150,7 +160,7 @@ class Decoder:
     def parcel(self) -> Parcel:
         """The whole parcel. Raises WireError where bytes are missing or damaged."""
         if self._card is None or not self.done:
-            raise WireError(f"parcel is truncated: {max(self._at, len(self._head))} of {self.num_bytes or 'unknown'} bytes arrived")
+            raise WireError(f"parcel is truncated: {self.arrived_bytes} of {self.num_bytes or 'unknown'} bytes arrived")
         _compare(self._hasher, seal(self._view))
         return Parcel(self._card, self._tensors)
 

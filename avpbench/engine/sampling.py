@@ -40,4 +40,9 @@ class Sampling:
 
 def generator(seed: str) -> torch.Generator:
     """A generator of one sample's own: the same words give the same draws on every machine."""
-    return torch.Generator().manual_seed(digest.seed_of(seed))
+    return generator_of(digest.seed_of(seed))
+
+
+def generator_of(number: int) -> torch.Generator:
+    """The same from a number that a generator was seeded with."""
+    return torch.Generator().manual_seed(number)

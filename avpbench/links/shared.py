@@ -6,7 +6,8 @@ from typing import final
 
 from avpbench.core import ModelSpec, Parcel
 from avpbench.errors import ConfigError
-from avpbench.links.link import Link, Message
+from avpbench.links.direct import Direct
+from avpbench.links.link import Arrived, Link, Message
 from avpbench.meter import AnyStages
 
 
@@ -23,6 +24,13 @@ class Shared(Link):
     def send(self, parcel: Parcel, stages: AnyStages) -> Message:
         return parcel
 
-    def receive(self, message: Message, stages: AnyStages) -> Parcel:
+    def fetch(self, message: Message, stages: AnyStages) -> Arrived:
         assert isinstance(message, Parcel)
         return message
+
+    def receive(self, arrived: Arrived, stages: AnyStages) -> Parcel:
+        assert isinstance(arrived, Parcel)
+        return arrived
+
+    def in_process(self) -> Link:
+        return Direct()

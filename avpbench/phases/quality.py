@@ -22,7 +22,7 @@ def run_block(cell: Cell, indices: Sequence[int]) -> list[SampleRecord]:
     """The records of these problems; a failure is one too."""
 
     def compute(part: Sequence[int]) -> list[SampleRecord]:
-        results = run_chain(cell.agents, [cell.prompts(i) for i in part], cell.jobs(part))
+        results = run_chain(cell.players, [cell.prompts(i) for i in part], cell.jobs(part))
         return [_record(cell, i, result, len(part)) for i, result in zip(part, results, strict=True)]
 
     return halving(indices, compute, lambda index, error: _failed(cell, index, error))
