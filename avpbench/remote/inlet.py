@@ -39,14 +39,14 @@ class Peer:
         """The next message's frames, or None at `until_s`. Raises LinkError as soon as the peer is known to be gone."""
         while True:
             left = until_s - now_s()
-            ready = dict(self._poller.poll(max(0.0, 1000 * left)))
+            if left <= 0:
+                return None  # even where more is ready: it may be without end
+            ready = dict(self._poller.poll(1000 * left))
             if self._socket in ready:
                 frames: list[Any] = self._socket.recv_multipart(copy=False)
                 return frames
             if self._monitor in ready:
                 raise LinkError(f"{self.address} went away {what}{self._reason()}")
-            if left <= 0:
-                return None
 
     def _reason(self) -> str:
         from zmq.utils.monitor import recv_monitor_message
