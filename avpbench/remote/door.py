@@ -54,13 +54,12 @@ class Door:
         self.context.term()
 
 
-def knock(context: Any, address: str, secret: bytes, max_frame_bytes: int, window: int) -> Any:
-    """A DEALER that connects once and proves the secret; nothing is sent again behind the caller's back."""
+def caller(context: Any, secret: bytes, max_frame_bytes: int, window: int) -> Any:
+    """A DEALER that will prove the secret where it connects, which it does once: nothing is sent again behind one's back."""
     zmq = require_zmq()
     dealer = context.socket(zmq.DEALER)
     dealer.linger, dealer.maxmsgsize, dealer.rcvhwm, dealer.sndhwm = 0, max_frame_bytes, window, 1000
     dealer.reconnect_ivl, dealer.handshake_ivl = -1, 5000
     word = secrets.nonce()
     dealer.plain_username, dealer.plain_password = word, secrets.mac(secret, b"hello", word)
-    dealer.connect(address)
     return dealer

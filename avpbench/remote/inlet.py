@@ -8,7 +8,7 @@ from avpbench.errors import LinkError, WireError
 from avpbench.links.link import Ticket
 from avpbench.meter import now_s
 from avpbench.remote import secret as secrets
-from avpbench.remote.door import knock
+from avpbench.remote.door import caller
 from avpbench.remote.terms import Terms, require_zmq
 from avpbench.wire import Decoder
 
@@ -20,13 +20,14 @@ class Peer:
     def __init__(self, context: Any, address: str, secret: bytes, max_frame_bytes: int, window: int) -> None:
         zmq = require_zmq()
         self.address, self._zmq = address, zmq
-        self._socket = knock(context, address, secret, max_frame_bytes, window)
+        self._socket = caller(context, secret, max_frame_bytes, window)
         gone = zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED | zmq.EVENT_CONNECT_RETRIED | zmq.EVENT_HANDSHAKE_FAILED_AUTH
         gone |= zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
         self._monitor = self._socket.get_monitor_socket(gone)
         self._poller = zmq.Poller()
         for socket in (self._socket, self._monitor):
             self._poller.register(socket, zmq.POLLIN)
+        self._socket.connect(address)  # once the monitor listens: a refusal may come at once
 
     def tell(self, *frames: Any) -> None:
         """Sends a message. Raises LinkError where it cannot leave."""
