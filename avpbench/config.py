@@ -73,6 +73,8 @@ def scientific(cfg: DictConfig) -> dict[str, Any]:
     for phase in _PHASES:
         kept[phase].pop("enabled")
     kept["latency"].pop("repeats")  # like limit: more of them extend
+    for patience in ("deadline_s", "turn_s", "max_bytes"):
+        kept["link"].pop(patience, None)
     for group in ("model", "task"):
         kept[group].pop("path", None)  # what is there is what counts, and meta.json holds its identity
     if cfg.chain == 1:

@@ -13,10 +13,11 @@ from typing import Any, final
 
 from omegaconf import DictConfig, OmegaConf
 
-from avpbench import meta
+from avpbench import breakeven, meta
 from avpbench.build import build
 from avpbench.cell import Cell
 from avpbench.config import Identity, identify
+from avpbench.engine.work import work_of
 from avpbench.errors import ConfigError, IncompatibleModels, LinkError, OutOfMemory
 from avpbench.gates import Gate, check, require
 from avpbench.lock import held
@@ -29,7 +30,7 @@ from avpbench.setup import Plan, cell_of, plan
 from avpbench.stop import stop_requested
 from avpbench.strategies.raw import Raw
 from avpbench.strategies.strategy import Parts, Strategy
-from avpbench.summary import Peaks, Subject, Summary, clocks, divergence, score
+from avpbench.summary import REFERENCE, Peaks, Subject, Summary, clocks, divergence, score
 from avpbench.trackers.tracker import Tracker
 
 
@@ -172,12 +173,15 @@ class _Run:
             context_tokens=cell.context_tokens,
             question=cell.settings.question,
             donor=cell.settings.donor,
+            link=None if cell.settings.chain == 1 else self.wanted.link.kind,
+            bandwidth=None if cell.settings.chain == 1 else self.wanted.link.rate,
             think_steps=cell.settings.think_steps,
             seed=cell.settings.seed,
         )
-        exact = cell.agents[-1].engine.device.type == "cuda"
-        times = clocks(self._timed().read(), self.wanted.strategy.label, exact)
-        return Summary(subject, score(samples), divergence(scored), times, peaks)
+        engine, label, timed = cell.agents[-1].engine, self.wanted.strategy.label, self._timed().read()
+        times = clocks(timed, label, engine.device.type == "cuda")
+        regime = breakeven.measure(timed, label, REFERENCE, self.wanted.link.bandwidth_bps, work_of(engine))
+        return Summary(subject, score(samples), divergence(scored), times, regime, peaks)
 
     def _tell(self, summary: Summary, samples: list[SampleRecord], notes: list[str]) -> None:
         show_tables([summary], self.identity.folder, self.explain)

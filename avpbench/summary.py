@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, final
 
+from avpbench.breakeven import BreakEven
 from avpbench.records import CLOCKS, FidelityRecord, LatencyRecord, SampleRecord, whole_blocks
 
 AA_LIMIT = 0.02
@@ -30,6 +31,8 @@ class Subject:
     context_tokens: int
     question: str
     donor: str
+    link: str | None  # None: there is no hop
+    bandwidth: str | None  # what the link is held to, and whether the stream is shaped or the seconds are modelled
     think_steps: int
     seed: int
 
@@ -63,6 +66,7 @@ class Times:
     ttft_host_s: float | None
     ttft_device_s: float | None
     handoff_s: float | None
+    modelled_s: float | None  # of handoff_s: charged for the link, not spent; None: all of it is measured
     reference_ttft_host_s: float | None  # re-prefill's, in the same blocks
     reference_ttft_device_s: float | None
     ttft_host_speedup: float | None  # None too where the A/A gate did not hold
@@ -97,11 +101,13 @@ class Summary:
     quality: Quality
     kl: float | None
     times: Times
+    regime: BreakEven
     peaks: Peaks
 
     def row(self) -> dict[str, Any]:
         """One flat row of all of it: what summary.json holds."""
-        return asdict(self.subject) | asdict(self.quality) | {"kl": self.kl} | asdict(self.times) | asdict(self.peaks)
+        timed = asdict(self.times) | asdict(self.regime)
+        return asdict(self.subject) | asdict(self.quality) | {"kl": self.kl} | timed | asdict(self.peaks)
 
 
 def score(samples: Sequence[SampleRecord]) -> Quality:
@@ -159,6 +165,9 @@ def clocks(latency: Sequence[LatencyRecord], strategy: str, exact: bool = False)
         ttft_host_s=mean(own["host"]),
         ttft_device_s=mean(own["device"]),
         handoff_s=mean(own["handoff"]),
+        modelled_s=mean(
+            r.modelled_s for r in whole if r.modelled_s is not None and (r.strategy, r.clock, r.aa) == (strategy, "handoff", False)
+        ),
         reference_ttft_host_s=mean(reference["host"]),
         reference_ttft_device_s=mean(reference["device"]),
         ttft_host_speedup=speedup(whole, strategy, "host"),

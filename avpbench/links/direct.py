@@ -19,8 +19,10 @@ class Direct(Link):
     part is modelled.
     """
 
+    kind = "direct"
+
     def __init__(self, bandwidth: str | None = None) -> None:
-        self.bandwidth_bps = bits_per_second(bandwidth)
+        self.bandwidth_bps, self._written = bits_per_second(bandwidth), bandwidth
 
     def check(self, sender: ModelSpec, receiver: ModelSpec) -> None:
         """Bytes go between any two."""
@@ -41,6 +43,10 @@ class Direct(Link):
 
     def in_process(self) -> Link:
         return self
+
+    @property
+    def rate(self) -> str | None:
+        return None if self._written is None else f"{self._written} modelled"
 
     def modelled_s(self, num_bytes: int) -> float | None:
         return None if self.bandwidth_bps is None else 8 * num_bytes / self.bandwidth_bps

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, ClassVar, final
 
 from avpbench.core import ModelSpec, Parcel
 from avpbench.meter import AnyStages
@@ -47,6 +47,7 @@ class Posts:
 class Link(ABC):
     """Carries a message of one sample; the chain moves it between `send` and `fetch`."""
 
+    kind: ClassVar[str]  # its name in the records
     bandwidth_bps: float | None = None  # bits a second that it is held to; None: whatever it can
 
     @abstractmethod
@@ -68,6 +69,11 @@ class Link(ABC):
     @abstractmethod
     def in_process(self) -> Link:
         """The link that carries real bytes in this process, for phases that replay a hop there."""
+
+    @property
+    def rate(self) -> str | None:
+        """The bandwidth that it is held to, in words that say how; None: none."""
+        return None
 
     def modelled_s(self, num_bytes: int) -> float | None:
         """Seconds that are charged for so many bytes without being spent; None: every second is real."""

@@ -28,6 +28,8 @@ class Remote(Link):
     be, and where the transport is not installed.
     """
 
+    kind = "remote"
+
     def __init__(self, secret: bytes | None = None, **terms: Any) -> None:
         require_zmq()
         self.terms, self.secret = Terms(**terms), secret or secrets.fresh()
@@ -42,6 +44,10 @@ class Remote(Link):
     def inlet(self) -> Inlet:
         """Opened by the first parcel that is fetched."""
         return Inlet(self.terms, self.secret)
+
+    @property
+    def rate(self) -> str | None:
+        return None if self.terms.bandwidth is None else f"{self.terms.bandwidth} shaped"
 
     def check(self, sender: ModelSpec, receiver: ModelSpec) -> None:
         """Bytes go between any two."""

@@ -15,6 +15,8 @@ from avpbench.meter import AnyStages
 class Shared(Link):
     """Hands the parcel over as it is. The engine copies what it extends, so the sender's cache stays its own."""
 
+    kind = "shared"
+
     def check(self, sender: ModelSpec, receiver: ModelSpec) -> None:
         if sender != receiver:
             raise ConfigError(
