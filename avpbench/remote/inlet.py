@@ -96,13 +96,17 @@ class Inlet:
         size, seal = self._head(peer, ticket, word, until_s)
         decoder = Decoder(size)
         peer.tell(b"more", str(self._terms.window_chunks).encode())
+        half, taken = max(1, self._terms.window_chunks // 2), 0
         while not decoder.done:
             match self._next(peer, until_s, f"after {decoder.arrived_bytes} of {size} bytes"):
                 case [b"data", chunk]:
                     decoder.feed(chunk)
                 case _:
                     raise LinkError(f"{peer.address} does not keep to the protocol: wanted a chunk of the parcel")
-            peer.tell(b"more", b"1")
+            taken += 1
+            if taken == half:  # credit goes back in halves of the window: fewer messages, and the sender never runs dry
+                peer.tell(b"more", str(half).encode())
+                taken = 0
         peer.tell(b"end")
         if (decoder.num_bytes, decoder.seal) != (size, seal):
             raise LinkError(f"{peer.address} sent another parcel than the one it vouched for")

@@ -79,7 +79,8 @@ class Outbox:
             if self._router in ready:
                 peer, *said = self._router.recv_multipart()
                 self._hear(peer, said)
-            self._push(now_s())
+            while self._push(now_s()):
+                pass
 
     def _pause_ms(self) -> float:
         """How long nothing can happen by itself: until the next piece is due."""
@@ -113,9 +114,12 @@ class Outbox:
             self._bucket.begin(now_s())
         self._tell(peer, b"head", *about, secrets.mac(self._secret, b"head", key, nonce, *about))
 
-    def _push(self, now: float) -> None:
-        """One piece for every stream that has credit and whose piece is due; forgets peers that were silent too long."""
-        piece = self._terms.piece_bytes()
+    def _push(self, now: float) -> bool:
+        """One piece for every stream that has credit and whose piece is due; whether there was any.
+
+        Peers that were silent too long are forgotten.
+        """
+        piece, moved = self._terms.piece_bytes(), False
         for peer, stream in list(self._streams.items()):
             if now - stream.heard_s > self._terms.patience_s(len(stream.view)):
                 del self._streams[peer]
@@ -129,6 +133,8 @@ class Outbox:
                 continue
             if self._tell(peer, b"data", chunk):
                 stream.at, stream.credit, stream.due_s = stream.at + len(chunk), stream.credit - 1, None
+                moved = True
+        return moved
 
     def _tell(self, peer: bytes, *frames: Any) -> bool:
         """Whether it was taken. A peer that is gone is forgotten; one whose queue is full is tried again."""
