@@ -34,11 +34,15 @@ _SMALL_BYTES = 64 * 2**20
 @final
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a config asks for, checked, with nothing loaded yet. `rivals` are what the strategy is timed against."""
+    """What a config asks for, checked, with nothing loaded yet. `rivals` are what the strategy is timed against.
+
+    `written` are the configs of the strategy and the rivals, as JSON.
+    """
 
     settings: Settings
     strategy: Strategy
     rivals: tuple[Strategy, ...]
+    written: tuple[str, ...]
     link: Link
     timing: Timing
 
@@ -66,10 +70,12 @@ def plan(cfg: DictConfig) -> Plan:
         raise ConfigError(
             f"{strategy.label} knows the gold continuation, which only the fidelity phase has: set quality=off latency=off fidelity=on"
         )
-    rivals = tuple(r for r in (build(strategy_config(name)) for name in cfg.latency.against) if r.label != strategy.label)
+    configs = [strategy_config(name) for name in cfg.latency.against]
+    rivals = tuple(r for r in map(build, configs) if r.label != strategy.label)
+    written = tuple(json.dumps(OmegaConf.to_container(config, resolve=True)) for config in (cfg.strategy, *configs))
     c = cfg.latency
     timing = Timing(c.repeats, c.warmup, c.new_tokens, c.prefix_tokens, aa=cfg.gates == "full")
-    return Plan(chosen, strategy, rivals, build(cfg.link), timing)
+    return Plan(chosen, strategy, rivals, written, build(cfg.link), timing)
 
 
 def settings(cfg: DictConfig) -> Settings:
@@ -93,10 +99,7 @@ def cell_of(cfg: DictConfig, wanted: Plan | None = None) -> Cell:
     wanted = wanted or plan(cfg)
     task, engines = _load(cfg, wanted.settings)
     cell = Cell.build(wanted.settings, task, engines, wanted.strategy, wanted.link, cfg.limit)
-    configs = [cfg.strategy, *(strategy_config(name) for name in cfg.latency.against)]
-    posts = Posts(
-        cell.agents, sources_of(cfg, wanted.settings.chain), [json.dumps(OmegaConf.to_container(c, resolve=True)) for c in configs]
-    )
+    posts = Posts(cell.agents, sources_of(cfg, wanted.settings.chain), wanted.written)
     return replace(cell, crew=wanted.link.crew(posts))
 
 

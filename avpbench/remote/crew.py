@@ -94,7 +94,9 @@ class Crew:
         sources = dict(enumerate(map(asdict, posts.sources)))
         count = min(link.terms.processes, len(sources))
         dealt = [{place: one for place, one in sources.items() if place % count == k} for k in range(count)]
-        self.processes = [Process(common | {"sources": own}, link.terms, link.secret) for own in dealt]
+        self.processes = [
+            Process(common | {"sources": own}, {place: self._specs[place] for place in own}, link.terms, link.secret) for own in dealt
+        ]
 
     def players(self, strategy: Strategy, hold: str | None = None) -> list[RemoteAgent]:
         """The agents, handing over by this strategy. All processes are started, side by side, before one is waited for."""
@@ -104,6 +106,7 @@ class Crew:
         return [RemoteAgent(k, spec, strategy, processes[k % len(processes)], rate, hold) for k, spec in enumerate(self._specs)]
 
     def close(self) -> None:
-        """Ends the processes."""
+        """Ends the processes, and closes what the link opened here."""
         for process in self.processes:
             process.end()
+        self._link.close()

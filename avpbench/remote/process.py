@@ -6,10 +6,12 @@ import json
 import select
 import subprocess
 import sys
+from collections.abc import Mapping
 from typing import Any, final
 
 from avpbench import wire
-from avpbench.errors import LinkError, WireError, cause
+from avpbench.core import ModelSpec
+from avpbench.errors import IncompatibleModels, LinkError, WireError, cause
 from avpbench.meter import now_s
 from avpbench.remote import secret as secrets
 from avpbench.remote.inlet import Peer
@@ -21,10 +23,13 @@ _START_S = 120.0
 
 @final
 class Process:
-    """One worker. `order` is the line that it is started with; the secret in it travels over its input only."""
+    """One worker. `order` is the line that it is started with; the secret in it travels over its input only.
 
-    def __init__(self, order: dict[str, Any], terms: Terms, secret: bytes) -> None:
-        self._order, self._terms, self._secret = order, terms, secret
+    `specs` say who its agents must be, by place in the chain.
+    """
+
+    def __init__(self, order: dict[str, Any], specs: Mapping[int, ModelSpec], terms: Terms, secret: bytes) -> None:
+        self._order, self._specs, self._terms, self._secret = order, specs, terms, secret
         self._context = require_zmq().Context()
         self._job: subprocess.Popen[bytes] | None = None
         self._pid = 0
@@ -40,8 +45,17 @@ class Process:
         """The answer's body. Raises what the worker raised, or LinkError where it is gone, silent or not itself."""
         if self._peer is None:
             self._start()
-            self._ask("load", {})
+            self._check(self._ask("load", {}))
         return self._ask(kind, body)
+
+    def _check(self, loaded: dict[str, Any]) -> None:
+        """Raises IncompatibleModels where the process loaded other models than this one knows, e.g. a folder that changed since."""
+        with reading("who was loaded"):
+            there = {int(place): ModelSpec(**row) for place, row in loaded["specs"].items()}
+        if there != self._specs:
+            self.end()
+            wrong = [f"agent {place + 1}: {there.get(place)} there, {spec} here" for place, spec in self._specs.items()]
+            raise IncompatibleModels(f"a worker process loaded other models: {'; '.join(wrong)}; run the same command again")
 
     def _ask(self, kind: str, body: dict[str, Any]) -> dict[str, Any]:
         assert self._peer is not None
