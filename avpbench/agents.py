@@ -15,7 +15,7 @@ from avpbench.engine.continuation import Continuation, Speech
 from avpbench.engine.engine import NOTHING, Engine
 from avpbench.engine.sampling import Sampling
 from avpbench.errors import ConfigError
-from avpbench.links.link import Link, Message, num_bytes
+from avpbench.links.link import Arrived, Link, Message, num_bytes
 from avpbench.meter import NO_STAGES, AnyStages, Stages
 from avpbench.prompts import fill
 from avpbench.records import TurnRecord
@@ -64,14 +64,16 @@ class Outgoing:
     wire_bytes: int
     cache_bytes: int
     num_values: int | None
+    modelled_s: float | None  # seconds charged for the link and not spent
 
 
 @final
 @dataclass(frozen=True, eq=False, slots=True)
 class Turned:
-    """One sample after an agent's turn. `out` is None for the last agent; the stages' seconds, where samples were batched."""
+    """One sample after an agent's turn. `out` is None for the last agent; the stages' seconds, where samples were batched;
+    the state, where it stays in another process."""
 
-    state: AgentState
+    state: AgentState | None
     record: TurnRecord
     new_ids: tuple[int, ...]
     out: Outgoing | None
@@ -107,13 +109,18 @@ class Agent:
         """Who it is."""
         return self.engine.spec
 
+    @property
+    def bandwidth_bps(self) -> float | None:
+        """What its link is held to."""
+        return self.link.bandwidth_bps
+
     def turn(
         self, messages: Sequence[Message | None], prompts: Sequence[Prompt], job: Job, receiver: ModelSpec | None, capture: bool = True
     ) -> list[Turned]:
         """A whole turn, from buffers to buffers, of samples in one batch: opens, acts, and hands over to `receiver`, if any.
 
         With `capture`, what the strategy needs of the passes is kept, for this hand-over or a later one.
-        Raises WireError, ConfigError, OutOfMemory.
+        Raises LinkError, WireError, ConfigError, OutOfMemory.
         """
         stages, sending = (self._stages(len(prompts)) for _ in range(2))
         opened = [self.receive(message, prompt, stages) for message, prompt in zip(messages, prompts, strict=True)]
@@ -126,8 +133,12 @@ class Agent:
         return Stages(self.engine.device) if num_samples == 1 else NO_STAGES
 
     def receive(self, message: Message | None, prompt: Prompt, stages: AnyStages = NO_STAGES) -> Opened:
-        """Opens a message and puts the prompt behind it. Raises WireError for a message that cannot be opened here."""
-        parcel = None if message is None else self.link.receive(message, stages)
+        """Fetches a message, opens it and puts the prompt behind it. Raises LinkError, WireError."""
+        return self.open(None if message is None else self.link.fetch(message, stages), prompt, stages)
+
+    def open(self, arrived: Arrived | None, prompt: Prompt, stages: AnyStages = NO_STAGES) -> Opened:
+        """Opens what has arrived and puts the prompt behind it. Raises WireError for what cannot be opened here."""
+        parcel = None if arrived is None else self.link.receive(arrived, stages)
         with stages("inject"):
             prefix = Prefix() if parcel is None else self.strategy.inject(parcel, self.engine)
             template = self.engine.template
@@ -174,7 +185,8 @@ class Agent:
         held = sum(t.numel() * t.element_size() for t in parcel.tensors.values())
         span, spec = parcel.card.body.get("span"), state.spec  # a card of K/V says how many tokens it stands for
         values = None if span is None else 2 * spec.num_layers * spec.num_kv_heads * spec.head_dim * span
-        return Outgoing(message, parcel.card.kind, parcel.card.decision, num_bytes(message), held, values)
+        size = num_bytes(message)
+        return Outgoing(message, parcel.card.kind, parcel.card.decision, size, held, values, self.link.modelled_s(size))
 
     def _record(self, state: AgentState, done: Continuation) -> TurnRecord:
         return TurnRecord(

@@ -5,10 +5,11 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import final
+from typing import TYPE_CHECKING, final
 
 from avpbench import legal
 from avpbench.agents import Agent, Job, Recite, Speak, Think
+from avpbench.chain import Player
 from avpbench.core import Prompt
 from avpbench.engine.continuation import Speech
 from avpbench.engine.engine import Engine
@@ -18,6 +19,9 @@ from avpbench.links.link import Link
 from avpbench.prompts import ChatTemplate, exemplar, prompt
 from avpbench.strategies.strategy import Strategy
 from avpbench.tasks.task import Task
+
+if TYPE_CHECKING:
+    from avpbench.remote.crew import Crew
 
 _PATIENCE = 20  # exemplars that may be passed over because they do not fit
 
@@ -45,7 +49,10 @@ class Settings:
 @final
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """Agents over a task. `context` is the shared text before the question, `context_tokens` its measured length."""
+    """Agents over a task. `context` is the shared text before the question, `context_tokens` its measured length.
+
+    `crew` are the same agents in processes of their own, where the link places them there.
+    """
 
     settings: Settings
     task: Task
@@ -53,6 +60,12 @@ class Cell:
     num_samples: int
     context: str
     context_tokens: int
+    crew: Crew | None = None
+
+    @property
+    def players(self) -> Sequence[Player]:
+        """Who plays the chain."""
+        return self.agents if self.crew is None else self.crew.players(self.agents[0].strategy)
 
     @classmethod
     def build(cls, settings: Settings, task: Task, engines: Sequence[Engine], strategy: Strategy, link: Link, limit: int | None) -> Cell:
@@ -88,8 +101,8 @@ class Cell:
             receiver.link.check(sender.engine.spec, receiver.engine.spec)
 
     def through(self, strategy: Strategy, link: Link | None = None) -> Cell:
-        """The same cell handed over another way."""
-        return replace(self, agents=tuple(Agent(a.engine, strategy, link or a.link) for a in self.agents))
+        """The same cell handed over another way, its agents in this process."""
+        return replace(self, agents=tuple(Agent(a.engine, strategy, link or a.link) for a in self.agents), crew=None)
 
     def prompts(self, index: int) -> tuple[Prompt, ...]:
         """One prompt an agent. With `donor=other` each hop carries another problem's parcel: the agent `k` hops before

@@ -17,6 +17,7 @@ _HERE = Path(__file__).resolve().parent
 CONF = _HERE / "conf" if (_HERE / "conf").is_dir() else _HERE.parent / "conf"
 # What cannot change a result; all else is hashed.
 _OUTSIDE = ("limit", "tracker", "results", "resume", "gates", "study", "isolate", "wait_s", "max_failures", "max_hours")
+_PATIENCE = ("deadline_s", "turn_s", "max_bytes")  # of a link
 _PHASES = ("quality", "latency", "fidelity")
 _HOPS = ("strategy", "link", "latency", "fidelity", "donor", "think_steps", "max_agent_tokens", "receiver", "question")
 
@@ -97,6 +98,7 @@ def scientific(values: Mapping[str, Any]) -> dict[str, Any]:
     for phase in _PHASES:
         kept[phase] = {key: value for key, value in kept[phase].items() if key != "enabled"}
     kept["latency"].pop("repeats")  # like limit: more of them extend
+    kept["link"] = {key: value for key, value in kept["link"].items() if key not in _PATIENCE}
     for group in ("model", "task"):  # what is at a path is what counts, and meta.json holds its identity
         kept[group] = {key: value for key, value in kept[group].items() if key != "path"}
     if values["chain"] == 1:

@@ -37,6 +37,10 @@ class WireError(AvpBenchError, ValueError):
     """A parcel that is corrupt, truncated, oversized, or from a model that is not the receiver's."""
 
 
+class LinkError(AvpBenchError):
+    """A peer in another process that is dead, silent, too slow, a stranger, or does not keep to the protocol."""
+
+
 class RecordsError(AvpBenchError, ValueError):
     """A folder of records that is held by another run, foreign, or in conflict with this run."""
 

@@ -25,7 +25,7 @@ from avpbench.store import read_json
 _SESSION = ("began", "host", "gates", "git", "versions", "cuda", "driver", "threads", "command", "notes", "spent")
 _PACKAGE = Path(__file__).parent
 _COMPUTING = ("torch", "transformers", "tokenizers")  # another version may compute something else
-_VERSIONS = ("torch", "transformers", "tokenizers", "hydra-core", "omegaconf", "datasets", "wandb", "safetensors", "numpy")
+_VERSIONS = ("torch", "transformers", "tokenizers", "hydra-core", "omegaconf", "datasets", "wandb", "safetensors", "numpy", "pyzmq")
 
 
 @final

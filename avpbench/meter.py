@@ -58,12 +58,18 @@ class Stages:
 
     device: torch.device
     _marks: list[tuple[str, object, object]] = field(default_factory=list)
+    _charged: list[tuple[str, float]] = field(default_factory=list)
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
         begin = self._mark()
         yield
         self._marks.append((name, begin, self._mark()))
+
+    def charge(self, name: str, seconds: float) -> None:
+        """Books seconds that were modelled, not spent."""
+        self._marks.append((name, 0.0, 0.0))
+        self._charged.append((name, seconds))
 
     def _mark(self) -> object:
         if self.device.type == "cuda":
@@ -80,6 +86,8 @@ class Stages:
         spent: dict[str, float] = {}
         for name, begin, end in self._marks:
             spent[name] = spent.get(name, 0.0) + _between_s(begin, end)
+        for name, seconds in self._charged:
+            spent[name] += seconds
         return spent
 
 
@@ -97,6 +105,9 @@ class NoStages:
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
         yield
+
+    def charge(self, name: str, seconds: float) -> None:
+        """Nothing is booked."""
 
     def seconds(self) -> None:
         """Nothing was measured."""

@@ -14,7 +14,8 @@ from typing import Any, ClassVar, Generic, Literal, Protocol, Self, TypeVar, fin
 
 from avpbench.errors import RecordsError, cause
 
-CLOCKS = ("host", "handoff", "device", "stages", "export")
+CLOCKS = ("host", "handoff", "device", "stages")
+EXPORT = "export"  # one more, where the sender lives in this process
 Status = Literal["ok", "truncated", "fallback", "oom", "error"]
 
 
@@ -47,6 +48,8 @@ class HopRecord:
     cache_bytes: int
     num_values: int | None  # keys and values that the parcel stands for, dropped ones included; None where it carries none
     stages_s: dict[str, float] | None
+    bandwidth_bps: float | None = None  # what the link was held to, bits a second; None: nothing
+    modelled_s: float | None = None  # of the hop's seconds: charged for the link as bytes / bandwidth, not spent
 
 
 @final
@@ -89,6 +92,7 @@ class LatencyRecord:
     wire_bytes: int
     process: str
     aa: bool  # the second run of one strategy in a block, for the A/A gate
+    modelled_s: float | None = None  # of `seconds`: charged for the link as bytes / bandwidth, not spent
 
     @classmethod
     def from_json(cls, row: dict[str, Any]) -> Self:

@@ -8,6 +8,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from avpbench.breakeven import BreakEven
 from avpbench.progress import console
 from avpbench.summary import RESIDUAL_LIMIT, Summary, Times
 
@@ -23,6 +24,20 @@ def bytes_text(value: float | None) -> str:
     return f"{value:.2f} GiB"
 
 
+def rate_text(bits_per_s: float) -> str:
+    """A bandwidth with a decimal unit."""
+    for unit, size in (("Tbps", 1e12), ("Gbps", 1e9), ("Mbps", 1e6), ("Kbps", 1e3)):
+        if bits_per_s >= size:
+            return f"{bits_per_s / size:.3g} {unit}"
+    return f"{bits_per_s:.3g} bps"
+
+
+def _regime(regime: BreakEven) -> str:
+    if regime.break_even_bps is None:
+        return regime.break_even or "-"
+    return f"{'>' if regime.break_even == 'above' else '<'} {rate_text(regime.break_even_bps)}"
+
+
 def _number(value: float | None, digits: int, suffix: str = "") -> str:
     return "-" if value is None else f"{value:.{digits}f}{suffix}"
 
@@ -36,14 +51,16 @@ def _ms(value: float | None) -> str:
 
 
 _SETTINGS = {  # left unsaid where they are these
-    "model": "", "chain": "", "context": "", "question": "first", "donor": "self", "think": "0", "seed": "0",
-    "controller": "-", "codec": "-", "budget": "-",
+    "model": "", "chain": "", "context": "", "question": "first", "donor": "self", "link": "direct", "bandwidth": "-", "think": "0",
+    "seed": "0", "controller": "-", "codec": "-", "budget": "-",
 }  # fmt: skip
-_OPTIONAL = ("bits", "KL")  # left out where nothing has them
+_OPTIONAL = ("bits", "KL", "break-even", "F")  # left out where nothing has them
 _NOTE = (
     "tokens: a sample, all agents' turns; wire: a sample, all hops; bits: of all bytes, a value; cache: largest K/V of a turn;"
     " TTFT: last hop, batch 1, prefix + new tokens, from bytes in host memory; speed-up: geometric mean of re-prefill's TTFT / its"
-    " own in the same blocks of the same cell; compare speed-ups between rows, not times"
+    " own in the same blocks of the same cell; compare speed-ups between rows, not times; break-even: the"
+    " bandwidth from which the hand-off beats re-prefill, at the F that re-prefill achieved here; (m): charged as bytes / bandwidth,"
+    " not measured"
 )
 
 
@@ -59,6 +76,8 @@ def columns(summary: Summary) -> dict[str, str]:
         "context": str(subject.context_tokens),
         "question": subject.question,
         "donor": subject.donor,
+        "link": subject.link or _SETTINGS["link"],
+        "bandwidth": subject.bandwidth or "-",
         "think": str(subject.think_steps),
         "seed": str(subject.seed),
         "strategy": subject.strategy,
@@ -77,8 +96,10 @@ def columns(summary: Summary) -> dict[str, str]:
         "prefix + new": "-" if times.prefix_tokens is None else f"{times.prefix_tokens:.0f} + {times.new_tokens:.0f}",
         "TTFT": _ms(times.ttft_host_s),
         "speed-up": _number(times.ttft_host_speedup, 2, "x"),
-        "hand-off": _ms(times.handoff_s),
+        "hand-off": _ms(times.handoff_s) + (" (m)" if times.modelled_s else ""),
         "export": _ms(times.export_s),
+        "break-even": _regime(summary.regime),
+        "F": "-" if summary.regime.reprefill_flops is None else f"{summary.regime.reprefill_flops / 1e12:.3g} TFLOP/s",
         "cache": bytes_text(quality.peak_cache_bytes),
     }
 

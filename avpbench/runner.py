@@ -13,11 +13,12 @@ from typing import Any, final
 
 from omegaconf import DictConfig, OmegaConf
 
-from avpbench import meta
+from avpbench import breakeven, meta
 from avpbench.build import build
 from avpbench.cell import Cell
 from avpbench.config import Identity, identify
-from avpbench.errors import ConfigError, IncompatibleModels, OutOfMemory
+from avpbench.engine.work import work_of
+from avpbench.errors import ConfigError, IncompatibleModels, LinkError, OutOfMemory
 from avpbench.failures import recorded
 from avpbench.gates import Gate, check, require
 from avpbench.job import cell_folder
@@ -32,7 +33,7 @@ from avpbench.spent import Spent
 from avpbench.stop import Preempted, stop_requested
 from avpbench.strategies.raw import Raw
 from avpbench.strategies.strategy import Parts, Strategy
-from avpbench.summary import Peaks, Subject, Summary, clocks, divergence, score
+from avpbench.summary import REFERENCE, Peaks, Subject, Summary, clocks, divergence, score
 from avpbench.trackers.tracker import Tracker
 
 
@@ -50,7 +51,7 @@ def execute(cfg: DictConfig, explain: bool = True) -> Summary:
     with stop_requested() as check_stop, recorded(folder):
         cell = cell_of(cfg, wanted)
         check_stop()
-        with held(folder, cfg.wait_s) as hold, _logged(folder):
+        with held(folder, cfg.wait_s) as hold, _logged(folder), _staffed(cell):
             return _Run(cfg, identity, folder, cell, wanted, explain, hold, spent).go(check_stop)
 
 
@@ -144,7 +145,7 @@ class _Run:
             try:
                 with self.spent("latency", lambda: len(self._blocks())):
                     latency.run(self.cell, [self.wanted.strategy, *rivals], self.wanted.timing, self._timed(), check_stop)
-            except (OutOfMemory, ConfigError) as error:
+            except (OutOfMemory, ConfigError, LinkError) as error:
                 say(f"latency stops before its last block: {error}")
         if self.cfg.fidelity.enabled:
             with self.spent("fidelity", lambda: len(self._scored().read())):
@@ -191,12 +192,15 @@ class _Run:
             context_tokens=cell.context_tokens,
             question=cell.settings.question,
             donor=cell.settings.donor,
+            link=None if cell.settings.chain == 1 else self.wanted.link.kind,
+            bandwidth=None if cell.settings.chain == 1 else self.wanted.link.rate,
             think_steps=cell.settings.think_steps,
             seed=cell.settings.seed,
         )
-        exact = cell.agents[-1].engine.device.type == "cuda"
-        times = clocks(self._timed().read(), self.wanted.strategy.label, exact)
-        return Summary(subject, score(samples), divergence(scored), times, peaks)
+        engine, label, timed = cell.agents[-1].engine, self.wanted.strategy.label, self._timed().read()
+        times = clocks(timed, label, engine.device.type == "cuda")
+        regime = breakeven.measure(timed, label, REFERENCE, self.wanted.link.bandwidth_bps, work_of(engine))
+        return Summary(subject, score(samples), divergence(scored), times, regime, peaks)
 
     def _tell(self, summary: Summary, samples: list[SampleRecord], notes: list[str]) -> None:
         show_tables([summary], self.identity.folder, self.explain)
@@ -209,6 +213,16 @@ class _Run:
         for note in notes:
             say(f"note: {note}")
         say(f"records: {self.folder}")
+
+
+@contextmanager
+def _staffed(cell: Cell) -> Iterator[None]:
+    """Ends the processes that agents live in."""
+    try:
+        yield
+    finally:
+        if cell.crew is not None:
+            cell.crew.close()
 
 
 @contextmanager

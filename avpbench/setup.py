@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 import torch
@@ -18,7 +18,7 @@ from avpbench.engine.engine import Engine
 from avpbench.engine.load import KEPT, Source, locate, resolve_device, resolve_dtype, tokenizer_of
 from avpbench.engine.sampling import Sampling
 from avpbench.errors import NotFound
-from avpbench.links.link import Link
+from avpbench.links.link import Link, Posts
 from avpbench.meter import now_s
 from avpbench.phases.latency import Timing
 from avpbench.progress import say
@@ -32,11 +32,15 @@ _SMALL_BYTES = 64 * 2**20
 @final
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a config asks for, checked, with nothing loaded yet. `rivals` are what the strategy is timed against."""
+    """What a config asks for, checked, with nothing loaded yet. `rivals` are what the strategy is timed against.
+
+    `written` are the configs of the strategy and the rivals, as JSON.
+    """
 
     settings: Settings
     strategy: Strategy
     rivals: tuple[Strategy, ...]
+    written: tuple[str, ...]
     link: Link
     timing: Timing
 
@@ -50,10 +54,12 @@ def plan(cfg: DictConfig) -> Plan:
     legal.check_thinking(strategy.kind, strategy.thinks, values)
     if DEMAND in strategy.needs:
         legal.check_gold(strategy.label, values)
-    rivals = tuple(r for r in (build(strategy_config(name)) for name in cfg.latency.against) if r.label != strategy.label)
+    configs = [strategy_config(name) for name in cfg.latency.against]
+    rivals = tuple(r for r in map(build, configs) if r.label != strategy.label)
+    written = tuple(json.dumps(OmegaConf.to_container(config, resolve=True)) for config in (cfg.strategy, *configs))
     c = cfg.latency
     timing = Timing(c.repeats, c.warmup, c.new_tokens, c.prefix_tokens, aa=cfg.gates == "full")
-    return Plan(chosen, strategy, rivals, build(cfg.link), timing)
+    return Plan(chosen, strategy, rivals, written, build(cfg.link), timing)
 
 
 def settings(cfg: DictConfig) -> Settings:
@@ -76,7 +82,9 @@ def cell_of(cfg: DictConfig, wanted: Plan | None = None) -> Cell:
     """The cell, its models loaded. Raises NotFound, ConfigError or IncompatibleModels."""
     wanted = wanted or plan(cfg)
     task, engines = _load(cfg, wanted.settings)
-    return Cell.build(wanted.settings, task, engines, wanted.strategy, wanted.link, cfg.limit)
+    cell = Cell.build(wanted.settings, task, engines, wanted.strategy, wanted.link, cfg.limit)
+    posts = Posts(cell.agents, sources_of(cfg, wanted.settings.chain), wanted.written)
+    return replace(cell, crew=wanted.link.crew(posts))
 
 
 def _source(model: DictConfig) -> Source:

@@ -9,7 +9,8 @@ from typing import Any, Self, TypeVar, final
 
 import numpy as np
 
-from avpbench.records import CLOCKS, FidelityRecord, LatencyRecord, SampleRecord, whole_blocks
+from avpbench.breakeven import BreakEven
+from avpbench.records import CLOCKS, EXPORT, FidelityRecord, LatencyRecord, SampleRecord, whole_blocks
 
 AA_LIMIT = 0.02
 RESIDUAL_LIMIT = 0.02
@@ -32,6 +33,8 @@ class Subject:
     context_tokens: int
     question: str
     donor: str
+    link: str | None  # None: there is no hop
+    bandwidth: str | None  # what the link is held to, and whether the stream is shaped or the seconds are modelled
     think_steps: int
     seed: int
 
@@ -66,6 +69,7 @@ class Times:
     ttft_device_s: float | None
     handoff_s: float | None
     export_s: float | None  # the export call and what the controller's captures cost the sender's passes
+    modelled_s: float | None  # of handoff_s: charged for the link, not spent; None: all of it is measured
     reference_ttft_host_s: float | None  # re-prefill's, in the same blocks
     reference_ttft_device_s: float | None
     ttft_host_speedup: float | None  # None too where the A/A gate did not hold
@@ -115,7 +119,7 @@ class Peaks:
     peak_rss_bytes: int | None
 
 
-P = TypeVar("P", Subject, Quality, Fidelity, Times, Peaks)
+P = TypeVar("P", Subject, Quality, Fidelity, Times, BreakEven, Peaks)
 
 
 @final
@@ -127,11 +131,12 @@ class Summary:
     quality: Quality
     fidelity: Fidelity
     times: Times
+    regime: BreakEven
     peaks: Peaks
 
     def row(self) -> dict[str, Any]:
         """One flat row of all of it: what summary.json holds."""
-        parts = (self.subject, self.quality, self.fidelity, self.times, self.peaks)
+        parts = (self.subject, self.quality, self.fidelity, self.times, self.regime, self.peaks)
         return {name: value for part in parts for name, value in asdict(part).items()}
 
     @classmethod
@@ -141,7 +146,7 @@ class Summary:
         def part(kind: type[P]) -> P:
             return kind(**{field.name: row[field.name] for field in fields(kind)})
 
-        return cls(part(Subject), part(Quality), part(Fidelity), part(Times), part(Peaks))
+        return cls(part(Subject), part(Quality), part(Fidelity), part(Times), part(BreakEven), part(Peaks))
 
 
 def score(samples: Sequence[SampleRecord]) -> Quality:
@@ -218,7 +223,10 @@ def clocks(latency: Sequence[LatencyRecord], strategy: str, exact: bool = False)
         ttft_host_s=mean(own["host"]),
         ttft_device_s=mean(own["device"]),
         handoff_s=mean(own["handoff"]),
-        export_s=mean(own["export"]),
+        export_s=mean(r.seconds for r in whole if (r.strategy, r.clock, r.aa) == (strategy, EXPORT, False)),
+        modelled_s=mean(
+            r.modelled_s for r in whole if r.modelled_s is not None and (r.strategy, r.clock, r.aa) == (strategy, "handoff", False)
+        ),
         reference_ttft_host_s=mean(reference["host"]),
         reference_ttft_device_s=mean(reference["device"]),
         ttft_host_speedup=speedup(whole, strategy, "host"),

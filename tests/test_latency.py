@@ -16,7 +16,7 @@ from avpbench.engine.engine import Engine
 from avpbench.errors import ConfigError
 from avpbench.phases import latency
 from avpbench.phases.latency import Timing
-from avpbench.records import CLOCKS, FidelityRecord, Journal, LatencyRecord
+from avpbench.records import CLOCKS, EXPORT, FidelityRecord, Journal, LatencyRecord
 from avpbench.strategies.raw import Raw
 from avpbench.strategies.reprefill import Reprefill
 from avpbench.summary import aa_interval, clocks, divergence, speedup, wilson
@@ -37,9 +37,9 @@ def timed(engine: Engine, tmp_path: Path, names: tuple[str, ...] = ("raw", "repr
 
 def test_every_block_has_every_strategy_and_clock(tiny: Engine, tmp_path: Path) -> None:
     rows = timed(tiny, tmp_path)
-    assert len(rows) == 3 * 3 * len(CLOCKS)
+    assert len(rows) == 3 * 3 * (len(CLOCKS) + 1)
     assert {(r.block, r.strategy, r.clock) for r in rows} == {
-        (b, s, c) for b in range(3) for s in ("raw", "reprefill", "text") for c in CLOCKS
+        (b, s, c) for b in range(3) for s in ("raw", "reprefill", "text") for c in (*CLOCKS, EXPORT)
     }
     orders = [tuple(r.strategy for r in rows if r.block == b and r.clock == "host") for b in range(3)]
     assert len(set(orders)) > 1
@@ -123,13 +123,13 @@ def test_blocks_without_aa_do_not_count_for_aa(tiny: Engine, tmp_path: Path) -> 
     plain = timed(tiny, tmp_path, ("raw", "reprefill"), repeats=2)
     rows = timed(tiny, tmp_path, ("raw", "reprefill"), repeats=2, aa=True)
     assert rows[: len(plain)] == plain
-    assert sum(r.aa for r in rows) == 2 * len(CLOCKS)
+    assert sum(r.aa for r in rows) == 2 * (len(CLOCKS) + 1)
     assert {r.block for r in rows} == {0, 1, 2, 3}
 
 
 def test_aa_runs_a_strategy_twice(tiny: Engine, tmp_path: Path) -> None:
     rows = timed(tiny, tmp_path, ("raw", "reprefill"), aa=True)
-    assert sum(r.aa for r in rows) == 3 * len(CLOCKS)
+    assert sum(r.aa for r in rows) == 3 * (len(CLOCKS) + 1)
     assert aa_interval(rows, "raw") is not None
 
 

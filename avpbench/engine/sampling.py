@@ -43,6 +43,11 @@ class Sampling:
 
 def generator(seed: str) -> torch.Generator:
     """A generator of one sample's own: the same words give the same draws on every machine."""
+    return generator_of(digest.seed_of(seed))
+
+
+def generator_of(number: int) -> torch.Generator:
+    """The same from a number that a generator was seeded with."""
     import torch
 
-    return torch.Generator().manual_seed(digest.seed_of(seed))
+    return torch.Generator().manual_seed(number)

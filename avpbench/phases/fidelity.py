@@ -30,7 +30,11 @@ def _raise(_index: int, error: Exception) -> FidelityRecord:
 
 
 def score(cell: Cell, indices: Sequence[int]) -> list[FidelityRecord]:
-    """KL(raw || strategy) on the gold continuation, a mean over its tokens, per problem; and what the attention reads amiss."""
+    """KL(raw || strategy) on the gold continuation, a mean over its tokens, per problem; and what the attention reads amiss.
+
+    The hops go through bytes in this process, whatever the link: the bytes are the same.
+    """
+    cell = cell.through(cell.agents[0].strategy, cell.agents[0].link.in_process())
     spoken = raw_transcript(cell, indices)
     engine = cell.agents[-1].engine
     gold = [engine.template.encode(cell.task.problem(i).solution) for i in indices]

@@ -17,7 +17,7 @@ def run(cell: Cell, journal: Journal[SampleRecord], check_stop: Callable[[], Non
     """Runs what the journal does not hold yet; yields each sample once it is on the disk."""
 
     def compute(part: Sequence[int]) -> list[SampleRecord]:
-        results = run_chain(cell.agents, [cell.prompts(i) for i in part], cell.jobs(part))
+        results = run_chain(cell.players, [cell.prompts(i) for i in part], cell.jobs(part))
         return [_record(cell, i, result, len(part)) for i, result in zip(part, results, strict=True)]
 
     yield from run_missing("quality", cell, journal, compute, lambda index, error: _failed(cell, index, error), check_stop)
