@@ -10,6 +10,7 @@ import socket
 import sys
 import traceback
 import warnings
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -42,7 +43,8 @@ def job(cfg: DictConfig) -> None:
         return
     print(f"\navpbench: {given}\non {place()}", flush=True)  # before torch is imported
     try:
-        entry = replace(entry, folder=str(cell_folder(cfg)))
+        with suppress(Exception):  # of a config that names no cell; the attempt tells what is wrong with it
+            entry = replace(entry, folder=str(cell_folder(cfg)))
         ledger.write(entry)
         came = attempt(cfg, explain=False)
     except BaseException:
@@ -73,6 +75,9 @@ def attempt(cfg: DictConfig, explain: bool) -> Summary | Failure:
 
     A traceback is printed for what is not the user's to mend. KeyboardInterrupt and Preempted pass.
     """
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
     try:
         if cfg.isolate == "process":
             from avpbench.child import isolated
@@ -81,7 +86,7 @@ def attempt(cfg: DictConfig, explain: bool) -> Summary | Failure:
         from avpbench.runner import execute
 
         return execute(cfg, explain)
-    except AvpBenchError as error:
+    except (AvpBenchError, HydraException, OmegaConfBaseException, OSError) as error:
         return Failure.of(error)
     except Exception as error:
         traceback.print_exc()

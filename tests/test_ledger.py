@@ -13,9 +13,10 @@ import pytest
 from conftest import has
 from test_run import folder, go
 
+from avpbench.config import compose
 from avpbench.errors import ConfigError, InUse, LaunchFailed, RecordsError
 from avpbench.failures import Failure, recorded, write
-from avpbench.job import place
+from avpbench.job import attempt, place
 from avpbench.ledger import Entry, Ledger, distinct
 from avpbench.lock import held
 
@@ -143,3 +144,10 @@ def test_without_submitit_hydra_finds_no_launcher_and_no_fault() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "object" in done.stdout
+
+
+def test_a_config_that_names_no_cell_is_a_failure_without_a_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    came = attempt(compose(["chain=${nope}"]), explain=False)
+    assert isinstance(came, Failure)
+    assert "nope" in came.line
+    assert "Traceback" not in capsys.readouterr().err
