@@ -9,7 +9,7 @@ from typing import final
 
 from avpbench.agents import Agent, Job, Speak, Think
 from avpbench.checks import one_of, whole
-from avpbench.core import Prompt
+from avpbench.core import ModelSpec, Prompt
 from avpbench.engine.engine import Engine, Speech
 from avpbench.engine.sampling import Sampling, generator
 from avpbench.errors import ConfigError
@@ -87,9 +87,7 @@ class Cell:
 
     def check(self, strategy: Strategy) -> None:
         """Raises IncompatibleModels, or ConfigError from the link, where a hop of this cell cannot be made that way."""
-        for sender, receiver in itertools.pairwise(self.agents):
-            strategy.check(sender.engine.spec, receiver.engine.spec)
-            receiver.link.check(sender.engine.spec, receiver.engine.spec)
+        check_hops([agent.engine.spec for agent in self.agents], strategy, self.agents[0].link)
 
     def through(self, strategy: Strategy, link: Link | None = None) -> Cell:
         """The same cell handed over another way."""
@@ -126,6 +124,13 @@ class Cell:
                 speeches.append(Speech(len(script) if script else bound, generator(f"{s.seed}/{index}/{place}"), script))
             jobs.append(Speak(tuple(speeches), s.sampling))
         return tuple(jobs)
+
+
+def check_hops(specs: Sequence[ModelSpec], strategy: Strategy, link: Link) -> None:
+    """Raises IncompatibleModels, or ConfigError from the link, where agents of these models, in order, cannot hand over so."""
+    for sender, receiver in itertools.pairwise(specs):
+        strategy.check(sender, receiver)
+        link.check(sender, receiver)
 
 
 def check_problems(settings: Settings, task: Task, limit: int | None) -> None:

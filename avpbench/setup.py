@@ -11,12 +11,12 @@ import torch
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from avpbench.build import build
-from avpbench.cell import Cell, Settings, check_problems
+from avpbench.cell import Cell, Settings, check_hops, check_problems
 from avpbench.checks import one_of, whole
 from avpbench.config import model_config, strategy_config
 from avpbench.engine.capture import DEMAND
 from avpbench.engine.engine import Engine
-from avpbench.engine.load import Source, load, locate, resolve_device, resolve_dtype, tokenizer_of
+from avpbench.engine.load import Source, load, locate, resolve_device, resolve_dtype, spec_of, tokenizer_of
 from avpbench.engine.sampling import Sampling
 from avpbench.errors import ConfigError, NotFound
 from avpbench.links.link import Link
@@ -62,6 +62,11 @@ def plan(cfg: DictConfig) -> Plan:
             f"strategy={strategy.kind} hands over words, and agents that think (think_steps={chosen.think_steps}) say none;"
             " set think_steps=0, or choose strategy=raw or reprefill"
         )
+    if not chosen.think_steps and chosen.chain > 1 and not strategy.speaks:
+        raise ConfigError(
+            f"strategy={strategy.kind} hands over latent steps here (states=latent), and these agents speak (think_steps=0);"
+            " set think_steps=10, or strategy.states=all"
+        )
     if DEMAND in strategy.needs and (cfg.quality.enabled or cfg.latency.enabled):
         raise ConfigError(
             f"{strategy.label} knows the gold continuation, which only the fidelity phase has: set quality=off latency=off fidelity=on"
@@ -91,7 +96,7 @@ def settings(cfg: DictConfig) -> Settings:
 def cell_of(cfg: DictConfig, wanted: Plan | None = None) -> Cell:
     """The cell, its models loaded. Raises NotFound, ConfigError or IncompatibleModels."""
     wanted = wanted or plan(cfg)
-    task, engines = _load(cfg, wanted.settings)
+    task, engines = _load(cfg, wanted)
     return Cell.build(wanted.settings, task, engines, wanted.strategy, wanted.link, cfg.limit)
 
 
@@ -109,12 +114,13 @@ def sources_of(cfg: DictConfig, chain: int) -> list[Source]:
     found = []
     for place, role in enumerate(roles(chain)):
         other = cfg.roles[role] or (cfg.receiver if place % 2 else None)
-        found.append(_source(model_config(other) if other else cfg.model))
+        found.append(_source(model_config(other, cfg.model) if other else cfg.model))
     return found
 
 
-def _load(cfg: DictConfig, chosen: Settings) -> tuple[Task, list[Engine]]:
-    """Looks up data and models, reports all that is missing at once, then loads."""
+def _load(cfg: DictConfig, wanted: Plan) -> tuple[Task, list[Engine]]:
+    """Looks up data and models, reports all that is missing at once, refuses pairs by who they are, then loads."""
+    chosen = wanted.settings
     sources = sources_of(cfg, chosen.chain)
     missing = []
     task: Task | None = None
@@ -134,6 +140,7 @@ def _load(cfg: DictConfig, chosen: Settings) -> tuple[Task, list[Engine]]:
     check_problems(chosen, task, cfg.limit)
     device = resolve_device(cfg.device)
     dtype = resolve_dtype(cfg.dtype, device)
+    check_hops([spec_of(one, dtype) for one in sources], wanted.strategy, wanted.link)
     say(f"loading {', '.join(dict.fromkeys(one.name for one in sources))} on {device}")
     began = now_s()
     engines = [load(one, device, dtype) for one in sources]
