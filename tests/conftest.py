@@ -88,6 +88,14 @@ def has(module: str) -> bool:
         return False
 
 
+def strategies() -> list[Any]:
+    """Every strategy's name; a peer that is not installed is skipped with that reason."""
+    names = sorted(p.stem for p in (CONF / "strategy").glob("*.yaml"))
+    return [
+        pytest.param(n, marks=pytest.mark.skipif(n.startswith("avp_") and not has("avp"), reason="avp is not installed")) for n in names
+    ]
+
+
 def codecs() -> list[Any]:
     """Every codec's name; a peer that is not installed is skipped with that reason."""
     peers = {"quanto": "optimum.quanto"}

@@ -32,7 +32,7 @@ def test_help_imports_nothing_heavy() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "HEAVY []" in done.stdout
     assert "how should language-model agents hand context" in done.stdout
-    assert "strategy: adaptive, blank" in done.stdout
+    assert "strategy: adaptive, auto" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,13 @@ def test_did_you_mean(words: list[str], message: str) -> None:
         check(words, ("run", "show"))
 
 
-@pytest.mark.parametrize("word", ["strategy=raw,text", "chain=1,2", "model=qwen0.5b", "model.load=dummy", "task.path=/x", "latency=off"])
+@pytest.mark.parametrize(
+    "word",
+    [
+        "strategy=raw,text", "chain=1,2", "model=qwen0.5b", "model.load=dummy", "task.path=/x", "latency=off",
+        "strategy.projected.states=all", "strategy.quantized.controller.pool=3", "strategy.of.top_k=4",
+    ],
+)  # fmt: skip
 def test_what_is_right_passes_and_the_same_with_a_slip_does_not(word: str) -> None:
     check(["-m", "hydra.verbose=true", word])
     with pytest.raises(ConfigError, match="unknown"):

@@ -93,7 +93,7 @@ def test_bytes_and_reference_say_the_same(strategy: Strategy, engine: Engine) ->
 
 def test_a_parcel_of_another_kind_is_refused(strategy: Strategy, tiny: Engine) -> None:
     parcel = strategy.export(state_of(tiny, strategy), tiny, tiny.spec)
-    with pytest.raises(WireError, match=f"opens '{strategy.kind}' only"):
+    with pytest.raises(WireError, match=f"{strategy.kind} opens .* only"):
         strategy.inject(Parcel(replace(parcel.card, kind="other"), parcel.tensors), tiny)
 
 

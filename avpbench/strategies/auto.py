@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import final
 
-from avpbench.checks import number
+from avpbench.checks import number, one_of
 from avpbench.core import AgentState, ModelSpec, Parcel, Prefix
 from avpbench.engine.engine import Engine
 from avpbench.engine.identity import dtype_bits
@@ -29,6 +29,7 @@ class Auto(Strategy):
         raw_from: a link this fast gets `raw`.
         min_overlap: share of the smaller vocabulary that makes `projected` worth trying.
         fallback_tokens: at most so many are said for a fallback by an agent that only thought.
+        gate: on | off; the YAML gives it to `projected`.
     """
 
     kind = "auto"
@@ -44,7 +45,9 @@ class Auto(Strategy):
             raise ConfigError("strategy.raw_from must be bits a second, e.g. 10Gbps, got null")
         self.raw, self.quantized, self.projected = raw, quantized, projected
         self.bandwidth, self.raw_from = bits_per_s("link.bandwidth", bandwidth), fast
-        self.min_overlap, self.fallback_tokens, self.gate = min_overlap, fallback_tokens, gate
+        self.min_overlap, self.fallback_tokens = min_overlap, fallback_tokens
+        one_of("strategy.gate", gate, ("on", "off"))
+        self.speaks = projected.speaks
         self.needs = raw.needs | quantized.needs | projected.needs
 
     def check(self, sender: ModelSpec, receiver: ModelSpec) -> None:
