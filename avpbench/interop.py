@@ -22,27 +22,28 @@ from avpbench.errors import NotFound, WireError, cause
 _MAGIC, _VERSION = b"AV", 1
 _COMPRESSED, _KV = 1, 4  # flags
 _HEADER, _SHAPE = struct.Struct("<2sBBII"), struct.Struct("<IIIIB")
-_LONGEST = 2**32 - 1
+_LONGEST, _MOST_METADATA = 2**32 - 1, 2**20
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)  # a dtype's code is its place
 
 
 def to_avp(cache: KVCache, sender: ModelSpec) -> memoryview:
     """The K/V as an AVP message. Raises WireError for what the format cannot hold, NotFound without the `avp` package."""
-    rows = [t.cpu().contiguous() for pair in zip(cache.keys_HTD, cache.values_HTD, strict=True) for t in pair]
+    rows = [t for pair in zip(cache.keys_HTD, cache.values_HTD, strict=True) for t in pair]
     heads, tokens, head_dim = rows[0].shape
     if cache.span != tokens or not torch.equal(cache.positions_T.cpu(), torch.arange(tokens)):
         raise WireError(f"AVP's format has no positions; this cache holds {tokens} of {cache.span} tokens. Use wire.encode")
     if rows[0].dtype not in _DTYPES:
         raise WireError(f"AVP's format holds float32, float16 and bfloat16; this cache is {rows[0].dtype}. Use wire.encode")
     size = rows[0].numel() * rows[0].element_size()
+    if size * len(rows) > _LONGEST - _MOST_METADATA:
+        raise WireError(f"AVP's format counts bytes with 32 bits; this cache takes {size * len(rows)} bytes. Use wire.encode")
+    rows = [row.cpu().contiguous() for row in rows]
     shape = _SHAPE.pack(len(rows) // 2, heads, head_dim, tokens, _DTYPES.index(rows[0].dtype))
     checksum = zlib.crc32(shape)
     for row in rows:
         checksum = zlib.crc32(_bytes(row), checksum)
     said: bytes = _metadata(sender, _DTYPES.index(rows[0].dtype), checksum).SerializeToString()
     length = len(said) + len(shape) + size * len(rows)
-    if length > _LONGEST:
-        raise WireError(f"AVP's format counts bytes with 32 bits; this cache takes {length} bytes. Use wire.encode")
     opening = _HEADER.pack(_MAGIC, _VERSION, _KV, length, len(said)) + said + shape
     buffer = np.empty(_HEADER.size + length, dtype=np.uint8)
     buffer[: len(opening)] = np.frombuffer(opening, dtype=np.uint8)

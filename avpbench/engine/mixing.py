@@ -47,7 +47,7 @@ def top_pairs(
     for rows_NE in torch.split(hidden_NE, _ROWS):
         logits_NV = head(rows_NE)[:, :vocab].float()
         if temperature != 1:
-            logits_NV /= temperature
+            logits_NV = logits_NV / temperature
         parts += [_pairs(few_NV, chosen_S, k) for few_NV in torch.split(logits_NV, _CACHED_ROWS)]
     return Pairs(*(torch.cat(column) for column in zip(*parts, strict=True)))
 

@@ -43,17 +43,23 @@ def meet(tokenizer: Any) -> str:
     return found
 
 
+def met(spec: ModelSpec) -> Any:
+    """The model's tokenizer. Raises IncompatibleModels where this process never met it."""
+    if spec.tokenizer_id not in _MET:
+        raise IncompatibleModels(
+            f"the vocabulary of {spec.name} (tokenizer {spec.tokenizer_id}) is not known in this process; name it as"
+            " model, receiver or role, or choose strategy=text"
+        )
+    return _MET[spec.tokenizer_id]
+
+
 def between(sender: ModelSpec, receiver: ModelSpec) -> Shared:
     """What the tokenizers of two models share; with one tokenizer, every token, by id.
 
     Raises IncompatibleModels for a model whose tokenizer this process never met.
     """
-    for spec in (sender, receiver):
-        if spec.tokenizer_id not in _MET:
-            raise IncompatibleModels(
-                f"the vocabulary of {spec.name} (tokenizer {spec.tokenizer_id}) is not known in this process; name it as"
-                " model, receiver or role, or choose strategy=text"
-            )
+    met(sender)
+    met(receiver)
     return _between(sender.tokenizer_id, receiver.tokenizer_id)
 
 
@@ -77,12 +83,13 @@ def _counts(spelling: Spelling) -> bool:
 def spellings(tokenizer: Any) -> dict[Spelling, int]:
     """Every spelling's token id. Where two tokens spell the same, the one that is not a byte symbol `<0x..>` has it, else the first."""
     vocabulary: dict[str, int] = tokenizer.get_vocab()
-    special = {str(token) for token in (*tokenizer.all_special_tokens, *tokenizer.get_added_vocab())}
+    added: dict[int, Any] = tokenizer.added_tokens_decoder
     is_sentencepiece = any(token.startswith(_SPACE) for token in vocabulary)
     is_byte_level = not is_sentencepiece and any(token.startswith(_BYTE_SPACE) for token in vocabulary)
     found: dict[Spelling, int] = {}
     for token, index in sorted(vocabulary.items(), key=lambda item: (_is_symbol(item[0]), item[1])):
-        found.setdefault((token in special, _bytes(token, token in special, is_byte_level)), index)
+        special = index in added and added[index].special
+        found.setdefault((special, _bytes(token, special, is_byte_level and index not in added)), index)
     return found
 
 

@@ -16,9 +16,9 @@ from avpbench.core import AgentState, ModelSpec, Parcel, Prefix
 from avpbench.engine.capture import HIDDEN
 from avpbench.engine.engine import Engine
 from avpbench.engine.load import loaded
+from avpbench.engine.vocabulary import met
 from avpbench.errors import IncompatibleModels, NotFound, WireError
-from avpbench.strategies.projected import behind_opening
-from avpbench.strategies.states import STATES, hidden, places
+from avpbench.strategies.states import STATES, behind_opening, hidden, places
 from avpbench.strategies.strategy import Strategy
 from avpbench.strategies.tokens import tensor
 
@@ -54,7 +54,19 @@ class AvpProjected(Strategy):
         self.speaks = states != "latent"
 
     def check(self, sender: ModelSpec, receiver: ModelSpec) -> None:
-        """What AVP accepts is known once both tokenizers are at hand: at inject."""
+        """AVP's own condition: one vocabulary, or 100 tokens spelled alike in both."""
+        self._shared(met(sender), met(receiver), sender, receiver)
+
+    def _shared(self, ours: Any, theirs: Any, sender: ModelSpec, receiver: ModelSpec) -> Any:
+        """AVP's ids of what two tokenizers share; None: they are one."""
+        if sender.tokenizer_id == receiver.tokenizer_id:
+            return None
+        shared = rosetta()[0]._compute_vocab_overlap(ours, theirs)
+        if shared is None:
+            raise IncompatibleModels(
+                f"avp_projected: AVP finds fewer than 100 tokens that {sender.name} and {receiver.name} share; choose strategy=text"
+            )
+        return shared
 
     def export(self, state: AgentState, sender: Engine, receiver: ModelSpec) -> Parcel:
         return Parcel(self.card(state), {"states": hidden(state, sender, places(state, self.states, self.stride))})
@@ -72,13 +84,11 @@ class AvpProjected(Strategy):
 
     def project(self, hidden_NE: Tensor, sender: Engine, receiver: Engine) -> Any:
         """AVP's projection of these states, float32 [N, E]; the two matrices are converted anew at each call, as AVP does."""
-        calibrate, project = rosetta()
+        project = rosetta()[1]
         head, table = sender.model.get_output_embeddings().weight, receiver.model.get_input_embeddings().weight
         norm = receiver.realign.mean_norm
-        if sender.spec.tokenizer_id == receiver.spec.tokenizer_id:
-            return project.vocabulary_mediated_projection(hidden_NE, head, table, self.temperature, norm)
-        shared = calibrate._compute_vocab_overlap(sender.tokenizer, receiver.tokenizer)
+        shared = self._shared(sender.tokenizer, receiver.tokenizer, sender.spec, receiver.spec)
         if shared is None:
-            raise IncompatibleModels(f"AVP finds fewer than 100 tokens that {sender.spec.name} and {receiver.spec.name} share")
+            return project.vocabulary_mediated_projection(hidden_NE, head, table, self.temperature, norm)
         ours, theirs, _ = shared
         return project.vocab_overlap_projection(hidden_NE, head, table[torch.from_numpy(theirs)], ours, self.temperature, norm)

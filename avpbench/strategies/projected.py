@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from avpbench.checks import number, one_of, whole
-from avpbench.core import LATENT, AgentState, ModelSpec, Parcel, Prefix
+from avpbench.core import AgentState, ModelSpec, Parcel, Prefix
 from avpbench.engine.capture import HIDDEN
 from avpbench.engine.engine import Engine
 from avpbench.engine.mixing import Pairs, mixture, top_pairs
 from avpbench.engine.vocabulary import Shared, between
 from avpbench.errors import IncompatibleModels, StateError, WireError
-from avpbench.strategies.states import STATES, hidden, places
+from avpbench.strategies.states import STATES, behind_opening, hidden, places
 from avpbench.strategies.strategy import Strategy
 from avpbench.strategies.tokens import tensor
 from avpbench.strategies.words import TEXT, fallback, prefix, rows
@@ -116,13 +116,13 @@ class Projected(Strategy):
     def inject(self, parcel: Parcel, receiver: Engine) -> Prefix:
         if self.own(parcel, TEXT).card.kind == TEXT:
             return prefix(parcel)
-        tokens_NK, probs_NK = opened(parcel, receiver)
+        tokens_NK, probs_NK = _opened(parcel, receiver)
         table_VE = receiver.model.get_input_embeddings().weight
         soft_NE = mixture(tokens_NK.to(receiver.device), probs_NK.to(receiver.device), table_VE, receiver.realign.mean_norm)
         return behind_opening(soft_NE, receiver)
 
 
-def opened(parcel: Parcel, receiver: Engine) -> tuple[Tensor, Tensor]:
+def _opened(parcel: Parcel, receiver: Engine) -> tuple[Tensor, Tensor]:
     """tokens_NK and probs_NK of a parcel, checked against the receiver. Raises WireError."""
     tokens_NK, probs_NK = tensor(parcel, "tokens", torch.int32, 2), tensor(parcel, "probs", torch.float32, 2)
     wanted, got = receiver.spec.tokenizer_id, parcel.card.body.get("tokenizer_id")
@@ -136,8 +136,3 @@ def opened(parcel: Parcel, receiver: Engine) -> tuple[Tensor, Tensor]:
     if not (bool((probs_NK >= 0).all()) and bool(((sums_N - 1).abs() < 1e-3).all())):
         raise WireError("probabilities must be numbers from 0 that add up to 1 in every state")
     return tokens_NK.long(), probs_NK
-
-
-def behind_opening(soft_NE: Tensor, receiver: Engine) -> Prefix:
-    """Soft tokens behind the first token of any conversation of the receiver's, which no state stands for."""
-    return Prefix(token_ids=(receiver.template.first("")[0], *[LATENT] * len(soft_NE)), soft_NE=soft_NE)

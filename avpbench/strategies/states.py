@@ -1,4 +1,4 @@
-"""Which of a sender's last hidden states are handed over, and where they come from."""
+"""Which of a sender's last hidden states are handed over, where they come from, and where the soft tokens made of them go."""
 
 from __future__ import annotations
 
@@ -54,3 +54,8 @@ def hidden(state: AgentState, sender: Engine, at: range) -> Tensor:
     earlier_TE = sender.prefill([start], frozenset({HIDDEN})).captured[0].hidden_TE
     assert earlier_TE is not None
     return torch.cat([earlier_TE, own_TE])[torch.tensor(at)]
+
+
+def behind_opening(soft_NE: Tensor, receiver: Engine) -> Prefix:
+    """Soft tokens behind the first token of any conversation of the receiver's, which no state stands for."""
+    return Prefix(token_ids=(receiver.template.first("")[0], *[LATENT] * len(soft_NE)), soft_NE=soft_NE)
