@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import final
 
+from avpbench import digest
 from avpbench.agents import Agent, Job, Speak, Think
 from avpbench.checks import one_of, whole
 from avpbench.core import ModelSpec, Prompt
@@ -36,12 +37,14 @@ class Settings:
     max_new_tokens: int
     max_agent_tokens: int
     batch_size: int
+    script_tokens: int | None = None  # what every agent that speaks says instead of its own words, for timing
 
     def __post_init__(self) -> None:
         for name in ("chain", "max_new_tokens", "max_agent_tokens", "batch_size"):
             whole(name, getattr(self, name), 1)
         for name in ("context", "think_steps"):
             whole(name, getattr(self, name), 0)
+        whole("script_tokens", self.script_tokens, 1, null="their own words")
         one_of("question", self.question, QUESTION_MODES)
         one_of("donor", self.donor, ("self", "other"))
 
@@ -74,9 +77,9 @@ class Cell:
     def check_window(self) -> None:
         """Raises ConfigError where a chain that uses all it may, of the first problem's length, would not fit a window."""
         s = self.settings
-        mine = s.think_steps or s.max_agent_tokens
+        mine = s.think_steps or s.script_tokens or s.max_agent_tokens
         told = sum(len(a.engine.template.following(p.words)) for a, p in zip(self.agents, self.prompts(0), strict=True))
-        longest = told + (s.chain - 1) * mine + s.max_new_tokens
+        longest = told + (s.chain - 1) * mine + (s.script_tokens or s.max_new_tokens)
         for engine in {agent.engine for agent in self.agents}:
             if longest > engine.window:
                 raise ConfigError(
@@ -120,10 +123,27 @@ class Cell:
             bound = s.max_new_tokens if last else s.max_agent_tokens
             speeches = []
             for row, index in enumerate(indices):
-                script = scripts[row][place] if scripts else None
+                script = scripts[row][place] if scripts else self.script(index, place)
                 speeches.append(Speech(len(script) if script else bound, generator(f"{s.seed}/{index}/{place}"), script))
             jobs.append(Speak(tuple(speeches), s.sampling))
         return tuple(jobs)
+
+    def script(self, index: int, place: int) -> tuple[int, ...] | None:
+        """What the agent at `place` says of this problem where `script_tokens` is set: the same whatever the strategy."""
+        s = self.settings
+        if s.script_tokens is None:
+            return None
+        first = digest.seed_of(f"script/{s.seed}/{index}/{place}") % len(self.task)
+        return solutions(self.task, self.agents[place].engine.template, first, s.script_tokens)
+
+
+def solutions(task: Task, template: ChatTemplate, first: int, num_tokens: int) -> tuple[int, ...]:
+    """Exactly so many tokens of worked solutions, joined from this problem's on and cut."""
+    ids: list[int] = []
+    while len(ids) < num_tokens:
+        ids += template.encode(task.problem(first % len(task)).solution + "\n")
+        first += 1
+    return tuple(ids[:num_tokens])
 
 
 def check_hops(specs: Sequence[ModelSpec], strategy: Strategy, link: Link) -> None:

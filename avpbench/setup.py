@@ -90,6 +90,7 @@ def settings(cfg: DictConfig) -> Settings:
         max_new_tokens=cfg.max_new_tokens,
         max_agent_tokens=cfg.max_agent_tokens,
         batch_size=cfg.batch_size,
+        script_tokens=cfg.script_tokens,
     )
 
 
