@@ -6,6 +6,7 @@ receiver looks up the sender's model in its own process: with the sender elsewhe
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any, final
 
 import torch
@@ -23,13 +24,12 @@ from avpbench.strategies.strategy import Strategy
 from avpbench.strategies.tokens import tensor
 
 
-def rosetta() -> Any:
-    """AVP's package of projections. Raises NotFound without it."""
+def rosetta(module: str) -> Any:
+    """One of AVP's modules of projections. Raises NotFound without the package."""
     try:
-        from avp.rosetta import calibrate, project
+        return import_module(f"avp.rosetta.{module}")  # the package's __init__ hides modules behind functions of their names
     except ImportError as error:
         raise NotFound("strategy avp_projected wants the avp package; pip install 'avpbench[avp]', or choose projected") from error
-    return calibrate, project
 
 
 @final
@@ -49,7 +49,7 @@ class AvpProjected(Strategy):
         one_of("strategy.states", states, STATES)
         whole("strategy.stride", stride, 1)
         number("strategy.temperature", temperature, 0, 100, open_low=True)
-        rosetta()
+        rosetta("project")
         self.states, self.stride, self.temperature = states, stride, temperature
         self.speaks = states != "latent"
 
@@ -61,7 +61,7 @@ class AvpProjected(Strategy):
         """AVP's ids of what two tokenizers share; None: they are one."""
         if sender.tokenizer_id == receiver.tokenizer_id:
             return None
-        shared = rosetta()[0]._compute_vocab_overlap(ours, theirs)
+        shared = rosetta("calibrate")._compute_vocab_overlap(ours, theirs)
         if shared is None:
             raise IncompatibleModels(
                 f"avp_projected: AVP finds fewer than 100 tokens that {sender.name} and {receiver.name} share; choose strategy=text"
@@ -84,7 +84,7 @@ class AvpProjected(Strategy):
 
     def project(self, hidden_NE: Tensor, sender: Engine, receiver: Engine) -> Any:
         """AVP's projection of these states, float32 [N, E]; the two matrices are converted anew at each call, as AVP does."""
-        project = rosetta()[1]
+        project = rosetta("project")
         head, table = sender.model.get_output_embeddings().weight, receiver.model.get_input_embeddings().weight
         norm = receiver.realign.mean_norm
         shared = self._shared(sender.tokenizer, receiver.tokenizer, sender.spec, receiver.spec)
