@@ -19,7 +19,16 @@ Examples:
   python -m avpbench model=llama8b model.load=dummy task=wordmath context=8192 quality=off
 
 Choices (KEY=NAME):"""
-_SHOWN = ("task/gsm8k", "task/wordmath", "strategy/quantized", "strategy/projected", "strategy/auto", "latency/on", "tracker/wandb", "model/tiny")
+_SHOWN = (
+    "task/gsm8k",
+    "task/wordmath",
+    "strategy/quantized",
+    "strategy/projected",
+    "strategy/auto",
+    "latency/on",
+    "tracker/wandb",
+    "model/tiny",
+)
 
 
 def usage() -> str:
