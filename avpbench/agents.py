@@ -65,6 +65,8 @@ class Outgoing:
     cache_bytes: int
     num_values: int | None
     modelled_s: float | None  # seconds charged for the link and not spent
+    spoken: str | None  # what an agent that had only thought said for a fallback to words, and in how many tokens
+    spoken_tokens: int
 
 
 @final
@@ -127,7 +129,7 @@ class Agent:
         done = self.act(opened, prompts, job, stages, None if capture else NOTHING)
         outs = [None if receiver is None else self.send(state, receiver, sending) for state, _ in done]
         spent = stages.seconds(), sending.seconds()
-        return [Turned(state, self._record(state, c), c.new_ids, out, *spent) for (state, c), out in zip(done, outs, strict=True)]
+        return [Turned(state, self._record(state, c, out), c.new_ids, out, *spent) for (state, c), out in zip(done, outs, strict=True)]
 
     def _stages(self, num_samples: int) -> AnyStages:
         return Stages(self.engine.device) if num_samples == 1 else NO_STAGES
@@ -183,20 +185,24 @@ class Agent:
             parcel = self.strategy.export(state, self.engine, receiver)
         message = self.link.send(parcel, stages)
         held = sum(t.numel() * t.element_size() for t in parcel.tensors.values())
-        span, spec = parcel.card.body.get("span"), state.spec  # a card of K/V says how many tokens it stands for
+        body, spec = parcel.card.body, state.spec
+        span, spoken_tokens = body.get("span"), body.get("spoken_tokens", 0)  # a card of K/V says how many tokens it stands for
         values = None if span is None else 2 * spec.num_layers * spec.num_kv_heads * spec.head_dim * span
-        size = num_bytes(message)
-        return Outgoing(message, parcel.card.kind, parcel.card.decision, size, held, values, self.link.modelled_s(size))
+        spoken, size = body["turns"][-1]["said"] if spoken_tokens else None, num_bytes(message)
+        charged = self.link.modelled_s(size)
+        return Outgoing(message, parcel.card.kind, parcel.card.decision, size, held, values, charged, spoken, spoken_tokens)
 
-    def _record(self, state: AgentState, done: Continuation) -> TurnRecord:
+    def _record(self, state: AgentState, done: Continuation, out: Outgoing | None) -> TurnRecord:
+        """What the turn cost, with what a fallback made the agent say: its last thought is read again for that."""
+        fell = out if out is not None and out.spoken is not None else None
         return TurnRecord(
             role=state.turn.role,
             model=self.engine.spec.name,
-            said=state.turn.said,
+            said=fell.spoken if fell is not None and fell.spoken is not None else state.turn.said,
             finish=done.finish,
             cached_tokens=done.cached_tokens,
-            prefilled_tokens=done.prefilled_tokens,
-            generated_tokens=len(done.new_ids),
+            prefilled_tokens=done.prefilled_tokens + (fell is not None),
+            generated_tokens=len(done.new_ids) + (fell.spoken_tokens if fell else 0),
             latent_steps=done.latent_steps,
             kv_bytes=done.cache.num_bytes,
         )

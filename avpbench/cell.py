@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, final
 
-from avpbench import legal
+from avpbench import digest, legal
 from avpbench.agents import Agent, Job, Recite, Speak, Think
 from avpbench.chain import Player
-from avpbench.core import Prompt
+from avpbench.core import ModelSpec, Prompt
 from avpbench.engine.continuation import Speech
 from avpbench.engine.engine import Engine
 from avpbench.engine.sampling import Sampling, generator
@@ -41,6 +41,7 @@ class Settings:
     max_new_tokens: int
     max_agent_tokens: int
     batch_size: int | str  # auto: the largest that fits
+    script_tokens: int | None = None  # what every agent that speaks says instead of its own words, for timing
 
     def __post_init__(self) -> None:
         legal.check_settings({field.name: getattr(self, field.name) for field in fields(self)})
@@ -83,9 +84,9 @@ class Cell:
     def check_window(self) -> None:
         """Raises ConfigError where a chain that uses all it may, of the first problem's length, would not fit a window."""
         s = self.settings
-        mine = s.think_steps or s.max_agent_tokens
+        mine = s.think_steps or s.script_tokens or s.max_agent_tokens
         told = sum(len(a.engine.template.following(p.words)) for a, p in zip(self.agents, self.prompts(0), strict=True))
-        longest = told + (s.chain - 1) * mine + s.max_new_tokens
+        longest = told + (s.chain - 1) * mine + (s.script_tokens or s.max_new_tokens)
         for engine in {agent.engine for agent in self.agents}:
             if longest > engine.window:
                 raise ConfigError(
@@ -96,9 +97,7 @@ class Cell:
 
     def check(self, strategy: Strategy) -> None:
         """Raises IncompatibleModels, or ConfigError from the link, where a hop of this cell cannot be made that way."""
-        for sender, receiver in itertools.pairwise(self.agents):
-            strategy.check(sender.engine.spec, receiver.engine.spec)
-            receiver.link.check(sender.engine.spec, receiver.engine.spec)
+        check_hops([agent.engine.spec for agent in self.agents], strategy, self.agents[0].link)
 
     def through(self, strategy: Strategy, link: Link | None = None) -> Cell:
         """The same cell handed over another way, its agents in this process."""
@@ -132,9 +131,37 @@ class Cell:
                 jobs.append(Recite(tuple(script[place] for script in scripts)))
                 continue
             bound = s.max_new_tokens if last else s.max_agent_tokens
-            speeches = tuple(Speech(bound, generator(f"{s.seed}/{index}/{place}")) for index in indices)
+            told = [self.script(index, place) for index in indices]
+            speeches = tuple(
+                Speech(len(script) if script else bound, generator(f"{s.seed}/{index}/{place}"), script)
+                for index, script in zip(indices, told, strict=True)
+            )
             jobs.append(Speak(speeches, s.sampling))
         return tuple(jobs)
+
+    def script(self, index: int, place: int) -> tuple[int, ...] | None:
+        """What the agent at `place` says of this problem where `script_tokens` is set: the same whatever the strategy."""
+        s = self.settings
+        if s.script_tokens is None:
+            return None
+        first = digest.seed_of(f"script/{s.seed}/{index}/{place}") % len(self.task)
+        return solutions(self.task, self.agents[place].engine.template, first, s.script_tokens)
+
+
+def solutions(task: Task, template: ChatTemplate, first: int, num_tokens: int) -> tuple[int, ...]:
+    """Exactly so many tokens of worked solutions, joined from this problem's on and cut."""
+    ids: list[int] = []
+    while len(ids) < num_tokens:
+        ids += template.encode(task.problem(first % len(task)).solution + "\n")
+        first += 1
+    return tuple(ids[:num_tokens])
+
+
+def check_hops(specs: Sequence[ModelSpec], strategy: Strategy, link: Link) -> None:
+    """Raises IncompatibleModels, or ConfigError from the link, where agents of these models, in order, cannot hand over so."""
+    for sender, receiver in itertools.pairwise(specs):
+        strategy.check(sender, receiver)
+        link.check(sender, receiver)
 
 
 def check_problems(settings: Settings, task: Task, limit: int | None) -> None:

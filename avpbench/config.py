@@ -62,9 +62,12 @@ def compose(overrides: Sequence[str], with_hydra: bool = False) -> DictConfig:
         return cfg
 
 
-def model_config(name: str) -> DictConfig:
-    """The model group's config of this name; for a second model in one chain."""
+def model_config(name: str, beside: DictConfig | None = None) -> DictConfig:
+    """The model group's config of this name; for a second model in one chain, of the variant of the one `beside` it, where both
+    have variants."""
     model: DictConfig = compose([f"model={name}"]).model
+    if beside is not None and "variant" in beside and "variant" in model:
+        model.variant = beside.variant
     return model
 
 

@@ -137,6 +137,7 @@ class Captured:
     surprisal_T: Float[Tensor, " T"] | None = None
     entropy_T: Float[Tensor, " T"] | None = None
     confidence_T: Float[Tensor, " T"] | None = None
+    hidden_TE: Float[Tensor, "T E"] | None = None
     demand_S: Float[Tensor, " S"] | None = None
 
 

@@ -33,6 +33,10 @@ class IncompatibleModels(AvpBenchError, ValueError):
     """A strategy cannot carry context from this sender to this receiver."""
 
 
+class StateError(AvpBenchError, ValueError):
+    """A hidden state that cannot be handed over, because it is not a number."""
+
+
 class WireError(AvpBenchError, ValueError):
     """A parcel that is corrupt, truncated, oversized, or from a model that is not the receiver's."""
 

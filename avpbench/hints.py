@@ -82,7 +82,20 @@ def _all_keys(conf: Path) -> Iterator[str]:
         text = path.read_text(encoding="utf-8")
         is_global = path.parent == conf or text.startswith("# @package _global_")
         package = "" if is_global else ".".join(path.parent.relative_to(conf).parts) + "."
-        yield from _dotted(yaml.safe_load(text) or {}, package)
+        body = yaml.safe_load(text) or {}
+        yield from _dotted(body, package)
+        for entry in body.get("defaults", ()):  # another group's choice as a part: /strategy@projected: projected
+            place = next(iter(entry)) if isinstance(entry, dict) else ""
+            if place.startswith("/") and "@" in place:
+                group, _, name = place[1:].partition("@")
+                yield from (f"{package}{name}.{key}" for key in _group_keys(conf / group))
+
+
+def _group_keys(folder: Path) -> Iterator[str]:
+    """Every key that some choice of this group defines, seen from within the group."""
+    for path in folder.rglob("*.yaml"):
+        inner = "".join(f"{part}." for part in path.parent.relative_to(folder).parts)
+        yield from _dotted(yaml.safe_load(path.read_text(encoding="utf-8")) or {}, inner)
 
 
 def _dotted(value: Any, prefix: str) -> Iterator[str]:

@@ -73,6 +73,7 @@ def check_settings(values: Values) -> None:
         whole("batch_size", values["batch_size"], 1, also=" or auto (the largest that fits)")
     for name in ("context", "think_steps"):
         whole(name, values[name], 0)
+    whole("script_tokens", values["script_tokens"], 1, null="their own words")
     one_of("question", values["question"], QUESTION_MODES)
     one_of("donor", values["donor"], ("self", "other"))
 
@@ -83,6 +84,15 @@ def check_thinking(kind: str, thinks: bool, values: Values) -> None:
         raise ConfigError(
             f"strategy={kind} hands over words, and agents that think (think_steps={values['think_steps']}) say none;"
             " set think_steps=0, or choose strategy=raw or reprefill"
+        )
+
+
+def check_speaking(kind: str, speaks: bool, values: Values) -> None:
+    """Raises ConfigError where agents speak and the strategy hands over latent steps."""
+    if not values["think_steps"] and values["chain"] > 1 and not speaks:
+        raise ConfigError(
+            f"strategy={kind} hands over latent steps here (states=latent), and these agents speak (think_steps=0);"
+            " set think_steps=10, or strategy.states=all"
         )
 
 

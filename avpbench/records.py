@@ -55,7 +55,10 @@ class HopRecord:
 @final
 @dataclass(frozen=True, slots=True)
 class SampleRecord:
-    """One problem through the whole chain. `batch_size` is what it ran at; `error` says what went wrong, if it did."""
+    """One problem through the whole chain. `batch_size` is what it ran at; `error` says what went wrong, if it did.
+
+    `end_to_end_s` is the chain's time from the first prompt to the last id; None where it ran in a batch.
+    """
 
     sample_id: str
     gold: str
@@ -67,6 +70,7 @@ class SampleRecord:
     hops: tuple[HopRecord, ...]
     batch_size: int
     error: str | None = None
+    end_to_end_s: float | None = None
 
     @classmethod
     def from_json(cls, row: dict[str, Any]) -> Self:

@@ -11,11 +11,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from avpbench import legal
 from avpbench.build import build
-from avpbench.cell import Cell, Settings, check_problems
+from avpbench.cell import Cell, Settings, check_hops, check_problems
 from avpbench.config import model_config, plain, role_models, strategy_config
 from avpbench.engine.capture import DEMAND
 from avpbench.engine.engine import Engine
-from avpbench.engine.load import KEPT, Source, locate, resolve_device, resolve_dtype, tokenizer_of
+from avpbench.engine.load import KEPT, Source, locate, resolve_device, resolve_dtype, spec_of, tokenizer_of
 from avpbench.engine.sampling import Sampling
 from avpbench.errors import NotFound
 from avpbench.links.link import Link, Posts
@@ -52,6 +52,7 @@ def plan(cfg: DictConfig) -> Plan:
     chosen = settings(cfg)
     strategy: Strategy = build(cfg.strategy)
     legal.check_thinking(strategy.kind, strategy.thinks, values)
+    legal.check_speaking(strategy.kind, strategy.speaks, values)
     if DEMAND in strategy.needs:
         legal.check_gold(strategy.label, values)
     configs = [strategy_config(name) for name in cfg.latency.against]
@@ -75,13 +76,14 @@ def settings(cfg: DictConfig) -> Settings:
         max_new_tokens=cfg.max_new_tokens,
         max_agent_tokens=cfg.max_agent_tokens,
         batch_size=cfg.batch_size,
+        script_tokens=cfg.script_tokens,
     )
 
 
 def cell_of(cfg: DictConfig, wanted: Plan | None = None) -> Cell:
     """The cell, its models loaded. Raises NotFound, ConfigError or IncompatibleModels."""
     wanted = wanted or plan(cfg)
-    task, engines = _load(cfg, wanted.settings)
+    task, engines = _load(cfg, wanted)
     cell = Cell.build(wanted.settings, task, engines, wanted.strategy, wanted.link, cfg.limit)
     posts = Posts(cell.agents, sources_of(cfg, wanted.settings.chain), wanted.written)
     return replace(cell, crew=wanted.link.crew(posts))
@@ -99,11 +101,12 @@ def _source(model: DictConfig) -> Source:
 def sources_of(cfg: DictConfig, chain: int) -> list[Source]:
     """A source an agent: the receiver plays every second one, a role's own model goes before both."""
     names = role_models({"chain": chain, "roles": cfg.roles, "receiver": cfg.receiver})
-    return [_source(model_config(name) if name else cfg.model) for name in names]
+    return [_source(model_config(name, cfg.model) if name else cfg.model) for name in names]
 
 
-def _load(cfg: DictConfig, chosen: Settings) -> tuple[Task, list[Engine]]:
-    """Looks up data and models, reports all that is missing at once, then loads."""
+def _load(cfg: DictConfig, wanted: Plan) -> tuple[Task, list[Engine]]:
+    """Looks up data and models, reports all that is missing at once, refuses pairs by who they are, then loads."""
+    chosen = wanted.settings
     sources = sources_of(cfg, chosen.chain)
     missing = []
     task: Task | None = None
@@ -123,6 +126,7 @@ def _load(cfg: DictConfig, chosen: Settings) -> tuple[Task, list[Engine]]:
     check_problems(chosen, task, cfg.limit)
     device = resolve_device(cfg.device)
     dtype = resolve_dtype(cfg.dtype, device)
+    check_hops([spec_of(one, dtype) for one in sources], wanted.strategy, wanted.link)
     names = ", ".join(dict.fromkeys(one.name for one in sources))
     say(f"{names} on {device} is loaded already" if KEPT.holds(sources, device, dtype) else f"loading {names} on {device}")
     began = now_s()

@@ -58,6 +58,7 @@ class Quality:
     cache_bytes: float | None
     mean_bits: float | None  # of all bytes, a value that they stand for; None where no K/V crossed as bytes
     peak_cache_bytes: float | None  # the largest turn's
+    end_to_end_s: float | None  # the whole chain; None where samples ran in batches
 
 
 @final
@@ -170,6 +171,7 @@ def score(samples: Sequence[SampleRecord]) -> Quality:
         cache_bytes=mean(sum(h.cache_bytes for h in s.hops) for s in ran) if hops else None,
         mean_bits=mean(bits for s in ran if (bits := _bits(s)) is not None),
         peak_cache_bytes=mean(max(t.kv_bytes for t in s.turns) for s in ran),
+        end_to_end_s=mean(s.end_to_end_s for s in ran if s.end_to_end_s is not None),
     )
 
 

@@ -25,7 +25,10 @@ Examples:
   python -m avpbench model=llama8b model.load=dummy task=wordmath context=8192 quality=off
 
 Choices (KEY=NAME):"""
-_SHOWN = ("task/gsm8k", "task/wordmath", "strategy/quantized", "latency/on", "link/remote", "tracker/wandb", "model/tiny")
+_SHOWN = (
+    "task/gsm8k", "task/wordmath", "strategy/quantized", "strategy/projected", "strategy/auto", "latency/on", "link/remote",
+    "tracker/wandb", "model/tiny",
+)  # fmt: skip
 
 
 def usage() -> str:

@@ -107,6 +107,26 @@ def test_a_larger_limit_extends_and_nothing_is_done_twice(tmp_path: Path, capsys
     assert ours == other
 
 
+def test_scripted_agents_say_real_solutions_of_one_length_whatever_the_strategy(tmp_path: Path) -> None:
+    said = {}
+    for strategy in ("raw", "text"):
+        words = (f"strategy={strategy}", "limit=2", "batch_size=1", "script_tokens=30", "chain=3")
+        summary = go(tmp_path, *words)
+        samples = read_samples(folder(tmp_path, *words))
+        said[strategy] = [[turn.said for turn in sample.turns] for sample in samples]
+        assert {turn.finish for sample in samples for turn in sample.turns} == {"script"}
+        assert {turn.generated_tokens for sample in samples for turn in sample.turns} == {30}
+        assert all(sample.end_to_end_s is not None and sample.end_to_end_s > 0 for sample in samples)
+        assert summary["end_to_end_s"] == pytest.approx(sum(s.end_to_end_s or 0 for s in samples) / 2)
+    assert said["raw"] == said["text"]
+    assert len({words for sample in said["raw"] for words in sample}) == 6
+    assert any("=" in words for sample in said["raw"] for words in sample)
+    batched = ("limit=2", "batch_size=2", "script_tokens=30")
+    assert go(tmp_path, *batched)["end_to_end_s"] is None
+    with pytest.raises(ConfigError, match="script_tokens must be"):
+        go(tmp_path, "script_tokens=0")
+
+
 def test_a_chain_of_one_is_one_cell(tmp_path: Path) -> None:
     summaries = [go(tmp_path, "chain=1", "limit=4", f"strategy={s}", *more) for s, more in (("raw", ()), ("text", ("donor=other",)))]
     assert summaries[0]["cell"] == summaries[1]["cell"]

@@ -1,6 +1,7 @@
-"""What is kept of a turn's forward passes for those who rank its tokens: queries and predictions, never attention matrices.
+"""What is kept of a turn's forward passes for those who rank or hand over its tokens: queries, predictions, hidden states;
+never attention matrices.
 
-Axes: B rows, A attention heads, N new columns of a pass, P kept tokens, D head size, V vocabulary.
+Axes: B rows, A attention heads, N new columns of a pass, P kept tokens, D head size, E hidden size, V vocabulary.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any, final
 
 import torch
@@ -18,8 +20,8 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from avpbench.core import Captured, Queries
 
-WINDOW, PROBES, PREDICTIONS, DEMAND = "window", "probes", "predictions", "demand"
-CAPTURES = frozenset({WINDOW, PROBES, PREDICTIONS, DEMAND})
+WINDOW, PROBES, PREDICTIONS, DEMAND, HIDDEN = "window", "probes", "predictions", "demand", "hidden"
+CAPTURES = frozenset({WINDOW, PROBES, PREDICTIONS, DEMAND, HIDDEN})
 _KEPT = 16  # queries of the window, and of the probes in a prompt
 _STRIDE = 8  # said tokens between two probes
 _NAME = "avpbench_sdpa"
@@ -35,14 +37,26 @@ AttentionInterface.register(_NAME, _attention)
 AttentionMaskInterface.register(_NAME, sdpa_mask)
 
 
+@final
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What was heard in one pass: every layer's queries_BAND, the states_BNE that the output head is given."""
+
+    queries: list[Tensor] = field(default_factory=list)
+    hidden: list[Tensor] = field(default_factory=list)
+
+
 @contextmanager
-def listening(model: Any) -> Iterator[dict[str, list[Tensor]]]:
-    """What the model is called with for every layer's queries_BAND to be in `heard` afterwards."""
+def listening(model: Any) -> Iterator[tuple[Heard, dict[str, Any]]]:
+    """What will be heard, and what the model must be called with for that."""
+    heard = Heard()
     before = model.config._attn_implementation
     model.config._attn_implementation = _NAME
+    handle = model.base_model.register_forward_hook(lambda _module, _args, output: heard.hidden.append(output.last_hidden_state))
     try:
-        yield {"heard": []}
+        yield heard, {"heard": heard.queries}
     finally:
+        handle.remove()
         model.config._attn_implementation = before
 
 
@@ -59,6 +73,7 @@ class Recorder:
         self._window: deque[list[Tensor]] = deque()
         self._probes: list[tuple[list[Tensor], Tensor]] = []  # queries_BAPD a layer, positions_BP (-1: none)
         self._predicted: list[Tensor] = []  # [B, N, 3]
+        self._hidden: list[Tensor] = []  # [B, N, E]
         self._steps = self._chosen = 0
 
     @property
@@ -66,8 +81,10 @@ class Recorder:
         """Whether queries are wanted at all."""
         return bool(self.needs & {WINDOW, PROBES})
 
-    def prefilled(self, layers: Sequence[Tensor]) -> None:
-        """Every layer's queries_BAND of the prompts' pass."""
+    def prefilled(self, heard: Heard) -> None:
+        """The prompts' pass."""
+        layers = heard.queries
+        self._keep_hidden(heard)
         if WINDOW in self.needs:
             self._window.append([q[:, :, -_KEPT:].clone() for q in layers])
         if PROBES in self.needs:
@@ -82,8 +99,14 @@ class Recorder:
             taken = [q.gather(2, place.expand(-1, q.shape[1], -1, q.shape[3])) for q in layers]
             self._probes.append((taken, positions_BP))
 
-    def stepped(self, layers: Sequence[Tensor]) -> None:
-        """The queries of one more token a row."""
+    def _keep_hidden(self, heard: Heard) -> None:
+        if HIDDEN in self.needs:
+            self._hidden.append(heard.hidden[0])
+
+    def stepped(self, heard: Heard) -> None:
+        """The pass of one more token a row."""
+        layers = heard.queries
+        self._keep_hidden(heard)
         if WINDOW in self.needs:
             self._window.append([q.clone() for q in layers])
             if len(self._window) > _KEPT + 1:
@@ -114,7 +137,7 @@ class Recorder:
         """Drops every row but these."""
         self._window = deque([[q[rows] for q in layers] for layers in self._window])
         self._probes = [([q[rows] for q in layers], positions[rows.cpu()]) for layers, positions in self._probes]
-        self._predicted = [p[rows] for p in self._predicted]
+        self._predicted, self._hidden = ([p[rows] for p in parts] for parts in (self._predicted, self._hidden))
         self._first, self._num_new, self._said = ([v[r] for r in rows.tolist()] for v in (self._first, self._num_new, self._said))
 
     def take(self, row: int, num_decoded: int) -> Captured:
@@ -131,6 +154,7 @@ class Recorder:
             surprisal_T=surprisal,
             entropy_T=entropy,
             confidence_T=confidence,
+            hidden_TE=torch.cat([h[row] for h in self._hidden])[-count:].clone() if self._hidden else None,
         )
 
     def _last(self, row: int, first: int, count: int) -> Queries:

@@ -44,8 +44,8 @@ class Engine:
         ends = model.generation_config.eos_token_id if model.generation_config else None
         listed = ends if isinstance(ends, list) else [ends]
         self.stop_ids = frozenset(i for i in (*listed, tokenizer.eos_token_id) if i is not None)
-        self._vocab = len(tokenizer)
-        self._realign = Realign(model, self._vocab)
+        self.vocab = len(tokenizer)
+        self.realign = Realign(model, self.vocab)
 
     @property
     def weight_bytes(self) -> int:
@@ -58,13 +58,13 @@ class Engine:
 
     def _allowed(self, logits: Tensor) -> Tensor:
         """Logits without the rows that pad the embedding beyond the tokenizer's vocabulary."""
-        if logits.shape[-1] > self._vocab:
-            logits[..., self._vocab :] = -torch.inf
+        if logits.shape[-1] > self.vocab:
+            logits[..., self.vocab :] = -torch.inf
         return logits
 
     def _batch(self, starts: Sequence[Start], room: int, needs: frozenset[str] = NOTHING, said: Sequence[int] | None = None) -> Batch:
         first, new = [s.span for s in starts], [s.num_new for s in starts]
-        recorder = Recorder(needs, first, new, said or [0] * len(starts), self._vocab) if needs else None
+        recorder = Recorder(needs, first, new, said or [0] * len(starts), self.vocab) if needs else None
         return Batch(self.model, self.spec, starts, room, self.device, recorder)
 
     @torch.inference_mode()
@@ -184,7 +184,7 @@ class Engine:
             soft: list[Tensor] = []
             with stages("generate"):
                 for _ in range(steps):
-                    soft.append(self._realign(hidden[-1], self._allowed(logits)))
+                    soft.append(self.realign(hidden[-1], self._allowed(logits)))
                     logits = batch.step({"inputs_embeds": soft[-1][:, None]})
             thoughts_BNE = torch.stack(soft, dim=1)
             return [self._thought(batch, r, s, thoughts_BNE[r]) for r, s in enumerate(starts)]

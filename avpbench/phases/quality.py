@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 from avpbench.cell import Cell
 from avpbench.chain import ChainResult, run_chain
 from avpbench.errors import OutOfMemory, cause
+from avpbench.meter import total
 from avpbench.phases.blocks import run_missing
 from avpbench.records import Journal, SampleRecord, Status
 from avpbench.strategies.text import Text
@@ -17,8 +19,11 @@ def run(cell: Cell, journal: Journal[SampleRecord], check_stop: Callable[[], Non
     """Runs what the journal does not hold yet; yields each sample once it is on the disk."""
 
     def compute(part: Sequence[int]) -> list[SampleRecord]:
-        results = run_chain(cell.players, [cell.prompts(i) for i in part], cell.jobs(part))
-        return [_record(cell, i, result, len(part)) for i, result in zip(part, results, strict=True)]
+        prompts, jobs = [cell.prompts(i) for i in part], cell.jobs(part)
+        with total(cell.agents[-1].engine.device) as took:
+            results = run_chain(cell.players, prompts, jobs)
+        alone_s = took.seconds if len(part) == 1 else None
+        return [replace(_record(cell, i, r, len(part)), end_to_end_s=alone_s) for i, r in zip(part, results, strict=True)]
 
     yield from run_missing("quality", cell, journal, compute, lambda index, error: _failed(cell, index, error), check_stop)
 

@@ -23,7 +23,7 @@ from avpbench.codecs.levels import Levels
 from avpbench.codecs.registry import codec_named
 from avpbench.config import compose
 from avpbench.core import AgentState, Captured, KVCache, Queries, Turn
-from avpbench.engine.capture import WINDOW, Recorder
+from avpbench.engine.capture import WINDOW, Heard, Recorder
 from avpbench.engine.engine import Engine
 from avpbench.engine.load import Source, load
 from avpbench.meter import total
@@ -95,7 +95,7 @@ def main() -> None:
 
     def captured() -> None:
         recorder = Recorder(frozenset({WINDOW}), [0], [TOKENS], [0], 1000)
-        recorder.prefilled(queries)
+        recorder.prefilled(Heard(queries))
         recorder.take(0, 0)
 
     exports = {}
