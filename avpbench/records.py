@@ -89,6 +89,7 @@ class LatencyRecord:
     wire_bytes: int
     process: str
     aa: bool  # the second run of one strategy in a block, for the A/A gate
+    limit_s: float | None = None  # the least that this process's measured rates allow (limits.py); None for other clocks than TTFT
 
     @classmethod
     def from_json(cls, row: dict[str, Any]) -> Self:

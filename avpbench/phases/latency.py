@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import final
 
+import torch
+
 from avpbench.agents import Agent, Opened, Speak
 from avpbench.cell import Cell
 from avpbench.checks import whole
@@ -19,10 +21,12 @@ from avpbench.core import AgentState, Prefix, Prompt, Turn
 from avpbench.engine.batch import Start
 from avpbench.engine.engine import NOTHING, Speech
 from avpbench.engine.sampling import Sampling, generator
+from avpbench.engine.work import work_of
+from avpbench.limits import ttft_limit_s
 from avpbench.links.direct import Direct
 from avpbench.links.link import Message
 from avpbench.links.shared import Shared
-from avpbench.meter import NO_STAGES, AnyStages, Stages, total
+from avpbench.meter import NO_STAGES, AnyStages, Stages, measured_rates, total
 from avpbench.phases.replay import raw_transcript, replayed
 from avpbench.progress import progress
 from avpbench.records import CLOCKS, Journal, LatencyRecord, whole_blocks
@@ -146,8 +150,18 @@ def repeat(hop: LastHop, timing: Timing, block: int, order: int, aa: bool) -> li
         "prefix_tokens": len(start.token_ids) - given, "new_tokens": given, "wire_bytes": out.wire_bytes,
         "process": _PROCESS,
     }  # fmt: skip
+    bounds = {"host": _limit_s(hop, start, out.cache_bytes, out.wire_bytes), "device": _limit_s(hop, start, out.cache_bytes, 0)}
     totals = zip(CLOCKS, (host, handoff, resident, staged), (None, None, None, stages.seconds()), strict=True)
-    return [LatencyRecord(clock=name, seconds=one.seconds, stages_s=spent, **common) for name, one, spent in totals]  # type: ignore[arg-type]
+    return [
+        LatencyRecord(clock=name, seconds=one.seconds, stages_s=spent, limit_s=bounds.get(name), **common)  # type: ignore[arg-type]
+        for name, one, spent in totals
+    ]
+
+
+def _limit_s(hop: LastHop, start: Start, held_bytes: int, upload_bytes: int) -> float:
+    engine = hop.receiver.engine
+    rates = measured_rates(engine.device, engine.model.dtype, torch.get_num_threads())
+    return ttft_limit_s(work_of(engine), rates, start.span, len(start.token_ids) - start.span, held_bytes, upload_bytes)
 
 
 def first_token(agent: Agent, message: Message, prompt: Prompt, new_tokens: int | None, stages: AnyStages = NO_STAGES) -> Opened:
