@@ -23,6 +23,7 @@ class Subject:
     model: str
     task: str
     strategy: str
+    label: str  # the strategy with its parts, as latency records name it
     controller: str | None
     codec: str | None
     budget_bits: float | None
