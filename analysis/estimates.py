@@ -67,14 +67,20 @@ def point_of(cells: Sequence[Cell], label: str, where: Where, entrant: str | Non
 
 
 def number(value: float | None, unit: str) -> str:
-    """A value as text: unit is one of %, points, s, bytes, bits, x, nats, count."""
+    """A value as text: unit is one of %, points, s, bytes, bits, x, eta, nats, count."""
     if value is None:
         return "-"
     if unit == "s":
         return f"{1000 * value:.3g} ms" if abs(value) < 1 else f"{value:.2f} s"
     if unit == "bytes":
         return _scaled(value)
-    kinds = {"%": f"{100 * value:.1f}%", "points": f"{100 * value:+.1f}", "bits": f"{value:.2f}", "x": f"{value:.2f}x"}
+    kinds = {
+        "%": f"{100 * value:.1f}%",
+        "points": f"{100 * value:+.1f}",
+        "bits": f"{value:.2f}",
+        "x": f"{value:.2f}x",
+        "eta": f"{value:.2f}",
+    }
     return kinds.get(unit, f"{value:.4g}" if unit == "nats" else f"{value:,.0f}" if unit == "count" else f"{value:.3g}")
 
 

@@ -74,7 +74,7 @@ def _clocks() -> dict[str, Metric]:
         found[f"{name}_speedup"] = Metric(_alone(partial(timing.speedup, clock=clock)), "x", f"{name} speed-up over re-prefill")
         if name != "handoff":
             found[f"{name}_limit_s"] = Metric(_alone(partial(timing.limit, clock=clock)), "s", f"limit of {name} (s)")
-            found[f"{name}_eta"] = Metric(_alone(partial(timing.eta, clock=clock)), "x", f"limit / {name}")
+            found[f"{name}_eta"] = Metric(_alone(partial(timing.eta, clock=clock)), "eta", f"limit / {name}")
     return found
 
 

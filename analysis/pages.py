@@ -16,8 +16,8 @@ _NUMBERS = {  # key: unit
     "num_samples": "count", "num_errors": "count", "num_truncated": "count", "accuracy": "%", "accuracy_low": "%", "accuracy_high": "%",
     "kl": "nats", "prefilled_tokens": "count", "generated_tokens": "count", "latent_steps": "count", "wire_bytes": "bytes",
     "mean_bits": "bits", "peak_cache_bytes": "bytes", "prefix_tokens": "count", "new_tokens": "count", "ttft_host_s": "s",
-    "ttft_device_s": "s", "handoff_s": "s", "ttft_host_speedup": "x", "ttft_device_speedup": "x", "ttft_host_eta": "x",
-    "ttft_device_eta": "x", "reference_ttft_host_eta": "x", "reference_ttft_device_eta": "x", "num_blocks": "count",
+    "ttft_device_s": "s", "handoff_s": "s", "ttft_host_speedup": "x", "ttft_device_speedup": "x", "ttft_host_eta": "eta",
+    "ttft_device_eta": "eta", "reference_ttft_host_eta": "eta", "reference_ttft_device_eta": "eta", "num_blocks": "count",
 }  # fmt: skip
 
 
@@ -39,8 +39,9 @@ def page(cell: Cell, transcripts: pd.DataFrame) -> str:
     lines += ["", "| gate | passed | measured | limit |", "|---|---|---:|---:|"]
     lines += [f"| {g['name']} | {'yes' if g['passed'] else '**no**'} | {g['measured']:.3g} | {g['limit']:.3g} |" for g in meta["gates"]]
     lines += ["", *(f"- {note}" for note in meta["notes"]), ""]
-    for _, row in transcripts.sort_values("sample_id").head(SHOWN).iterrows():
-        lines += _transcript(row)
+    if len(transcripts):
+        for _, row in transcripts.sort_values("sample_id").head(SHOWN).iterrows():
+            lines += _transcript(row)
     return "\n".join(lines).rstrip() + "\n"
 
 

@@ -72,12 +72,13 @@ def _read(path: Path, text: bool) -> pd.DataFrame:
 
 
 def transcripts(study: str, num_samples: int, published: Path = PUBLISHED) -> pd.DataFrame:
-    """The samples of a study's first problems, with their texts."""
+    """The samples of a study's first problems, with their texts; none where there is no file that can be read (`load` says so)."""
     path = published / study / "samples.parquet"
-    if not path.exists():
+    try:
+        ids = sorted(set(pq.read_table(path, columns=["sample_id"])["sample_id"].to_pylist()))[:num_samples]
+        return pq.read_table(path, filters=[("sample_id", "in", ids)]).to_pandas()
+    except (OSError, pa.ArrowInvalid):
         return pd.DataFrame()
-    ids = sorted(set(pq.read_table(path, columns=["sample_id"])["sample_id"].to_pylist()))[:num_samples]
-    return pq.read_table(path, filters=[("sample_id", "in", ids)]).to_pandas() if ids else pd.DataFrame()
 
 
 def load_runs(folders: Sequence[Path]) -> Study:
