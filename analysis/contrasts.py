@@ -60,9 +60,19 @@ def _measured(spec: ContrastSpec, cells: Sequence[Cell], where: Where, run: str)
             raise Refused("timings are compared within the same blocks only: a and b must be entrants of one cell")
         ratio, p = timing.faster(a, timing.CLOCKS[spec.metric], b.entrant)
         return _Found(ratio, p, None, (), "x", 1.0)
+    if (column := paired_column(spec.metric)) is not None:
+        paired = quality.contrast(a, b, column)
+        is_ratio = spec.metric.startswith("ratio:")
+        unit = metric(spec.metric).unit
+        return _Found(metric(spec.metric).compute(a, b), paired.p, None, paired.by_seed, unit, 1.0 if is_ratio else 0.0)
     found = quality.contrast(a, b, spec.metric)
     unit = "points" if spec.metric == "accuracy" else metric(spec.metric).unit
     return _Found(found.effect, found.p, found.detectable, found.by_seed, unit, 0.0)
+
+
+def paired_column(name: str) -> str | None:
+    """What a metric of two pairs by problem, for its p: a saving or `ratio:KEY`; None for others."""
+    return name.removeprefix("ratio:") if name.startswith("ratio:") else quality.SAVINGS.get(name)
 
 
 def _point(cells: Sequence[Cell], label: str, where: Where, run: str) -> Point:

@@ -1,6 +1,7 @@
-"""What a study promises before its records exist: the YAML block of experiments/STUDY/README.md, and the claims.
+"""What a study promises before its records exist: the YAML block of experiments/STUDY/README.md, figures.yaml, and the claims.
 
-The README is where a person reads the question and the contrasts; the tables and figures are made from the same block.
+The README is where a person reads the question and the contrasts; the tables are made from the same block. figures.yaml beside it
+is a list of FigureSpec.
 """
 
 from __future__ import annotations
@@ -176,19 +177,13 @@ def claims(root: Path) -> list[Claim]:
 def _study(path: Path, text: str, block: dict[str, Any]) -> Declared:
     lines = text.splitlines()
     question = next((line for line in lines[1:] if line.strip()), "")
-    given: dict[str, Any] = {
-        "name": path.parent.name,
-        "folder": path.parent.name,
-        "title": lines[0].lstrip("# "),
-        "question": question,
-        "contrasts": [],
-        "tables": [],
-        "figures": [],
-    }
-    given |= block
+    drawn = path.with_name("figures.yaml")
+    figures = _parsed(drawn, drawn.read_text(encoding="utf-8")) if drawn.exists() else []
+    given: dict[str, Any] = {"name": path.parent.name, "folder": path.parent.name, "title": lines[0].lstrip("# "), "question": question}
+    given |= {"contrasts": [], "tables": []} | block
     given["tables"] = [_made(path, TableSpec, t) for t in given["tables"]]
     given["contrasts"] = [_made(path, ContrastSpec, c) for c in given["contrasts"]]
-    given["figures"] = [_made(path, FigureSpec, f | {"panels": [_panel(path, p) for p in f["panels"]]}) for f in given["figures"]]
+    given["figures"] = [_made(drawn, FigureSpec, f | {"panels": [_panel(drawn, p) for p in f["panels"]]}) for f in figures]
     return _made(path, Declared, given)
 
 

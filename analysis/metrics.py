@@ -109,6 +109,8 @@ def _fact(point: Point, key: str) -> Estimate:
 
 def _ratio(point: Point, against: Point, key: str) -> Estimate:
     comparable((*point.cells, *against.cells))
+    if all(key in cell.samples for cell in (*point.cells, *against.cells)):
+        return quality.ratio(point, against, key)
     mine, other = _fact(point, key), _fact(against, key)
     if not mine.value:
         raise Refused(f"{point.first.facts['folder']}: {key} is 0")

@@ -82,7 +82,14 @@ def saving(point: Point, against: Point, name: str) -> Estimate:
     pairs = _matched(point, against, SAVINGS[name])
     both = np.concatenate(pairs)
     low, high = bootstrap_pairs(both, "ratio")
-    return Estimate(1 - both[:, 0].mean() / both[:, 1].mean(), 1 - high, 1 - low, len(both), (*point.cells, *against.cells))
+    return Estimate(float(1 - both[:, 0].mean() / both[:, 1].mean()), 1 - high, 1 - low, len(both), (*point.cells, *against.cells))
+
+
+def ratio(point: Point, against: Point, name: str) -> Estimate:
+    """The other's mean over this one's, of the same problems."""
+    both = np.concatenate(_matched(against, point, name))
+    low, high = bootstrap_pairs(both, "ratio")
+    return Estimate(float(both[:, 0].mean() / both[:, 1].mean()), low, high, len(both), (*point.cells, *against.cells))
 
 
 def _matched(point: Point, against: Point, name: str) -> list[NDArray[np.float64]]:

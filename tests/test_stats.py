@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from analysis.studies import load, load_runs
 from analysis.publish import Unfinished, publish
 from analysis.stats import MismatchedSamples, bootstrap, bootstrap_pairs, difference, holm, mcnemar, paired, tango
+from analysis.studies import load, load_runs
 from avpbench import run
 
 
