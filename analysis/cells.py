@@ -12,6 +12,7 @@ from analysis.errors import Refused
 from analysis.studies import Study
 
 Where = Mapping[str, Any]
+ORGANISM = "an embedded model is a model organism: it shows whether a hand-off carries what it should; its timings measure Python"
 _SAME = ("device", "dtype", "prompts", "data")
 _SHORT = {  # facts that studies select by, and where the config has them
     "variant": "model.variant", "load": "model.load", "level": "task.level", "fraction": "strategy.fraction",

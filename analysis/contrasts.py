@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import final
 
 from analysis import quality, timing
-from analysis.cells import Cell
+from analysis.cells import ORGANISM, Cell
 from analysis.declared import ContrastSpec, Declared, Where, combinations, filled
 from analysis.errors import MismatchedSamples, Refused
 from analysis.estimates import Estimate, Point, number, point_of, spoken
@@ -49,6 +49,8 @@ def table(study: Declared, cells: Sequence[Cell]) -> Table:
     shown.header[:] = ["contrast", "n", "effect", "p", "p (Holm)", "MDD", "seeds alike", "verdict"]
     adjusted = holm({name: found[name][1].p if name in found else 1.0 for name in names})
     shown.rows += [_row(name, spec, one, adjusted[name]) for name, (spec, one) in found.items()]
+    if any(cell.facts.get("model.zoo") for _, one in found.values() for cell in one.effect.cells):
+        shown.note(ORGANISM)
     shown.note(f"Holm over {len(names)} contrasts; MDD: the least difference that would have shown (80% power, 5% level)")
     return shown
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from analysis import quality
-from analysis.cells import Cell
+from analysis.cells import ORGANISM, Cell
 from analysis.declared import TableSpec, Where, combinations, filled
 from analysis.errors import MismatchedSamples, Refused
 from analysis.estimates import Point, spoken
@@ -45,6 +45,8 @@ def _fill(table: Table, rows: dict[str, Point]) -> None:
                 _share(table, point, own, rows.get("oracle")),
             ]
         )
+    if any(cell.facts.get("model.zoo") for point in rows.values() for cell in point.cells):
+        table.note(ORGANISM)
     table.note("KL in nats a token of the gold continuation; differences are paired by problem, below zero is better")
     table.note("share of gap: (random - it) / (random - oracle), left out where random and oracle cannot be told apart")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import final
 
 from analysis import claims, contrasts, controllers, pages, strategies, timings
-from analysis.cells import Cell, cells_of
+from analysis.cells import ORGANISM, Cell, cells_of
 from analysis.declared import EXPERIMENTS, Declared
 from analysis.declared import claims as read_claims
 from analysis.declared import studies as read_studies
@@ -20,7 +20,6 @@ from analysis.tables import Table, as_csv, markdown
 
 OUTPUTS = ("results/figures", "results/tables", "results/cells")
 _TABLES = {"strategies": strategies.tables, "controllers": controllers.tables, "timings": timings.tables}
-_ORGANISM = "Its models are model organisms: they show whether a hand-off carries what it should, not how models in general compare."
 _HEAD = """# Benchmarks
 
 Made by `python -m analysis` from `results/published` and the studies' own declarations (`experiments/*/README.md`,
@@ -105,7 +104,7 @@ def _told(chapter: Chapter) -> str:
     study = chapter.study
     lines = [f"## {study.title}", "", f"{study.question} ([how](experiments/{study.folder}/README.md))", ""]
     if study.organism:
-        lines += [_ORGANISM, ""]
+        lines += [f"{ORGANISM[0].upper()}{ORGANISM[1:]}.", ""]
     if not chapter.published:
         lines += [f"missing: no records of `{study.name}`; run: `{study.command}`, then `python -m analysis publish {study.name}`", ""]
     lines += [markdown(table, pages.path) for table in chapter.tables]

@@ -62,7 +62,7 @@ def page(tables: Sequence[Table], figures: Sequence[Drawn], cells: Sequence[Cell
 
 def _table(table: Table) -> dict[str, Any]:
     rows = [[[entry.text, entry.cell.hash if entry.cell else None] for entry in row] for row in table.rows]
-    return {"name": table.name, "title": table.title, "header": table.header, "rows": rows, "notes": table.notes}
+    return {"name": table.name, "title": table.title, "header": table.header, "rows": rows, "notes": table.told()}
 
 
 def _figure(figure: Drawn) -> dict[str, Any]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from analysis import quality
-from analysis.cells import Cell, codes_of
+from analysis.cells import ORGANISM, Cell, codes_of
 from analysis.declared import TableSpec, Where, combinations, filled
 from analysis.errors import MismatchedSamples, Refused
 from analysis.estimates import Point, number, spoken
 from analysis.tables import Entry, Table, points
 
 SENSITIVE, INSENSITIVE = 0.20, 0.05
+_FAILURES = {"num_errors": "failed, and counted as wrong", "num_fallbacks": "handed over as text after all, and analysed as assigned"}
 _COLUMNS = {  # header: metric
     "KL": "kl", "tokens saved": "s_forward", "TTFT host": "ttft_host_s", "speed-up": "ttft_host_speedup", "eta": "ttft_host_eta",
     "hand-off": "handoff_s", "wire": "wire_bytes", "true bits": "mean_bits", "K/V": "peak_cache_bytes",
@@ -45,7 +46,13 @@ def fill(table: Table, rows: dict[str, Point], reference: str = "raw") -> None:
     table.note(_sensitivity(rows))
     if "reprefill" in rows:
         _floor(table, rows["reprefill"])
-    codes = codes_of(cell for point in rows.values() for cell in point.cells)
+    cells = [cell for point in rows.values() for cell in point.cells]
+    for key, what in _FAILURES.items():
+        if counts := [f"{cell.facts[key]} of {cell.facts['folder']}" for cell in cells if cell.facts.get(key)]:
+            table.note(f"{what}: {', '.join(counts)}")
+    if any(cell.facts.get("model.zoo") for cell in cells):
+        table.note(ORGANISM)
+    codes = codes_of(cells)
     if len(codes) > 1:
         table.note(f"cells of {len(codes)} versions of the source stand side by side")
     table.note("tokens saved: s_forward against the row `text`; MDD: the least difference that would have shown (80% power)")

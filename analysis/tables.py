@@ -36,6 +36,11 @@ class Table:
     rows: list[list[Entry]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     prose: bool = False
+    remarks: dict[str, list[str]] = field(default_factory=dict)  # what is to be said of some cells' numbers: their folders
+
+    def told(self) -> list[str]:
+        """The notes, and each remark once with the cells that it is of."""
+        return [*self.notes, *(f"{text}: {', '.join(folders)}" for text, folders in self.remarks.items())]
 
     def note(self, text: str) -> None:
         """Adds a note once."""
@@ -52,9 +57,10 @@ class Table:
             return Entry("-")
 
     def entry(self, estimate: Estimate, unit: str) -> Entry:
-        """An estimate as a field; what is to be said of it becomes a note."""
-        if estimate.note:
-            self.note(f"{estimate.cells[0].facts['folder']}: {estimate.note}")
+        """An estimate as a field; what is to be said of it becomes a remark."""
+        folder = str(estimate.cells[0].facts["folder"])
+        if estimate.note and folder not in (held := self.remarks.setdefault(estimate.note, [])):
+            held.append(folder)
         return Entry(spoken(estimate, unit), estimate.cells[0])
 
 
@@ -65,7 +71,7 @@ def markdown(table: Table, link: Link | None = None, level: int = 3) -> str:
         lines += [_row(table.header), _row(["---", *["---" if table.prose else "---:"] * (len(table.header) - 1)])]
         lines += [_row([_linked(entry, link) for entry in row]) for row in table.rows]
         lines.append("")
-    lines += [f"- {_escaped(note)}" for note in table.notes]
+    lines += [f"- {_escaped(note)}" for note in table.told()]
     return "\n".join(lines).rstrip() + "\n"
 
 
