@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from synthetic import write_run
-from test_evidence import BASE, declare
+from trial import BASE, declare
 
 from analysis import html
 from analysis.evidence import gather
