@@ -14,28 +14,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, final
 
+from avpbench.limits import Work, pass_flop
 from avpbench.records import LatencyRecord, whole_blocks
 
 _RESAMPLES = 1000
 Verdict = Literal["above", "below", "always", "never"]
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Work:
-    """What a model computes: parameters that every token goes through, the head's (last token only), and attention."""
-
-    body_params: int
-    head_params: int
-    num_layers: int
-    num_heads: int
-    head_dim: int
-
-    def flops(self, num_tokens: float) -> float:
-        """Floating-point operations of prefilling so many tokens: 2 a parameter and token, and causal attention."""
-        return (
-            2 * self.body_params * num_tokens + 2 * self.head_params + 2 * self.num_layers * self.num_heads * self.head_dim * num_tokens**2
-        )
 
 
 @final
@@ -111,7 +94,7 @@ def measure(latency: Sequence[LatencyRecord], strategy: str, reference: str, ban
     found.sort()
     low, high = found[round(0.025 * (_RESAMPLES - 1))], found[round(0.975 * (_RESAMPLES - 1))]
     device = [r for r in rows if (r.strategy, r.clock) == (reference, "device")]
-    achieved = sum(work.flops(r.prefix_tokens + r.new_tokens) for r in device) / sum(r.seconds for r in device)
+    achieved = sum(pass_flop(work, 0, r.prefix_tokens + r.new_tokens) for r in device) / sum(r.seconds for r in device)
     bounds = [bound if math.isfinite(bound) else None for bound in (low, high)]
     return BreakEven(verdict, rate, bounds[0], bounds[1], achieved)
 

@@ -17,7 +17,10 @@ import torch
 from avpbench import digest
 from avpbench.cell import Cell
 from avpbench.config import Identity
+from avpbench.engine.engine import Engine
+from avpbench.engine.work import work_of
 from avpbench.errors import RecordsError, cause
+from avpbench.meter import measured_rates
 from avpbench.progress import say
 from avpbench.prompts import prompt_hash
 from avpbench.store import read_json
@@ -52,6 +55,7 @@ class Meta:
     command: list[str]
     began: str
     config: dict[str, Any]
+    roofline: dict[str, Any] | None  # the device's measured rates and a pass's work; None where nothing is timed
     resumed_anyway: list[dict[str, Any]]  # what differed when somebody went on all the same, ever
     spent: dict[str, dict[str, float]]  # seconds and how many of what, by phase, once the run ends: what plans estimate from
     num_samples: int  # of this run's limit
@@ -99,11 +103,16 @@ def describe(identity: Identity, cell: Cell, config: dict[str, Any]) -> Meta:
         command=sys.argv,
         began=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         config=config,
+        roofline=_roofline(cell.agents[-1].engine) if config["latency"]["enabled"] else None,
         resumed_anyway=[],
         spent={},
         num_samples=cell.num_samples,
         earlier=[],
     )
+
+
+def _roofline(engine: Engine) -> dict[str, Any]:
+    return asdict(measured_rates(engine.device, engine.model.dtype, torch.get_num_threads())) | asdict(work_of(engine))
 
 
 def admit(folder: Path, about: Meta, resume: str) -> Meta:

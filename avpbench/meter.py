@@ -9,14 +9,18 @@ from __future__ import annotations
 import os
 import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, final
 
+from avpbench.limits import Rates
+
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
 
 
 def now_s() -> float:
@@ -170,3 +174,36 @@ def _nvml_bytes(device: torch.device) -> int | None:
     except pynvml.NVMLError:
         return None
     return next((row.usedGpuMemory for row in rows if row.pid == os.getpid()), None)
+
+
+_TRIES = 5
+
+
+@lru_cache(maxsize=8)
+def measured_rates(device: torch.device, dtype: torch.dtype, threads: int) -> Rates:
+    """What a copy and a matrix product reach here, once a process; the best of a few, since a limit must not be too low.
+
+    `threads` is torch's number of threads, which a CPU's rates depend on. Takes under a second, and 256 MiB (CUDA: 2 GiB).
+    """
+    assert threads == torch.get_num_threads()
+    on_cuda = device.type == "cuda"
+    size, edge = (2**30, 8192) if on_cuda else (2**27, 1024)
+    source, target = torch.ones(size, dtype=torch.uint8, device=device), torch.zeros(size, dtype=torch.uint8, device=device)
+    copy_s = _best_s(device, lambda: target.copy_(source))
+    upload_s = None
+    if on_cuda:
+        staged = torch.ones(2**28, dtype=torch.uint8, pin_memory=True)
+        upload_s = _best_s(device, lambda: target[: 2**28].copy_(staged))
+    a, b = (torch.ones(edge, edge, dtype=dtype, device=device) for _ in range(2))
+    matmul_s = _best_s(device, lambda: torch.mm(a, b))
+    return Rates(2 * size / copy_s, None if upload_s is None else 2**28 / upload_s, 2 * edge**3 / matmul_s)
+
+
+def _best_s(device: torch.device, act: Callable[[], Tensor]) -> float:
+    act()
+    spent = []
+    for _ in range(_TRIES):
+        with total(device) as took:
+            act()
+        spent.append(took.seconds)
+    return min(spent)

@@ -97,6 +97,7 @@ class LatencyRecord:
     process: str
     aa: bool  # the second run of one strategy in a block, for the A/A gate
     modelled_s: float | None = None  # of `seconds`: charged for the link as bytes / bandwidth, not spent
+    limit_s: float | None = None  # the least that this process's measured rates allow (limits.py); None for other clocks than TTFT
 
     @classmethod
     def from_json(cls, row: dict[str, Any]) -> Self:

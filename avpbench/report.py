@@ -54,11 +54,11 @@ _SETTINGS = {  # left unsaid where they are these
     "model": "", "chain": "", "context": "", "question": "first", "donor": "self", "link": "direct", "bandwidth": "-", "think": "0",
     "seed": "0", "controller": "-", "codec": "-", "budget": "-",
 }  # fmt: skip
-_OPTIONAL = ("bits", "KL", "break-even", "F")  # left out where nothing has them
+_OPTIONAL = ("bits", "KL", "eta", "break-even", "F")  # left out where nothing has them
 _NOTE = (
     "tokens: a sample, all agents' turns; wire: a sample, all hops; bits: of all bytes, a value; cache: largest K/V of a turn;"
     " TTFT: last hop, batch 1, prefix + new tokens, from bytes in host memory; speed-up: geometric mean of re-prefill's TTFT / its"
-    " own in the same blocks of the same cell; compare speed-ups between rows, not times; break-even: the"
+    " own in the same blocks of the same cell; compare speed-ups between rows, not times; eta: the device's limit / TTFT; break-even: the"
     " bandwidth from which the hand-off beats re-prefill, at the F that re-prefill achieved here; (m): charged as bytes / bandwidth,"
     " not measured"
 )
@@ -96,6 +96,7 @@ def columns(summary: Summary) -> dict[str, str]:
         "prefix + new": "-" if times.prefix_tokens is None else f"{times.prefix_tokens:.0f} + {times.new_tokens:.0f}",
         "TTFT": _ms(times.ttft_host_s),
         "speed-up": _number(times.ttft_host_speedup, 2, "x"),
+        "eta": _number(times.ttft_host_eta, 2),
         "hand-off": _ms(times.handoff_s) + (" (m)" if times.modelled_s else ""),
         "export": _ms(times.export_s),
         "break-even": _regime(summary.regime),

@@ -185,6 +185,7 @@ class _Run:
             model=cell.agents[0].engine.spec.name,
             task=cell.task.name,
             strategy=self.identity.strategy,
+            label=self.identity.strategy if cell.settings.chain == 1 else self.wanted.strategy.label,
             controller=parts.controller,
             codec=parts.codec,
             budget_bits=parts.budget_bits,

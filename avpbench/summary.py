@@ -26,6 +26,7 @@ class Subject:
     model: str
     task: str
     strategy: str
+    label: str  # the strategy with its parts, as latency records name it
     controller: str | None
     codec: str | None
     budget_bits: float | None
@@ -75,6 +76,10 @@ class Times:
     reference_ttft_device_s: float | None
     ttft_host_speedup: float | None  # None too where the A/A gate did not hold
     ttft_device_speedup: float | None
+    ttft_host_eta: float | None  # limit / measured; None too where the device's rates were not measured
+    ttft_device_eta: float | None
+    reference_ttft_host_eta: float | None
+    reference_ttft_device_eta: float | None
     stages_s: dict[str, float] | None  # None too where they were withheld: see the residual
     stages_residual: float | None  # the share of the hand-off clock, from repeats without stages, that no stage explains
     num_blocks: int
@@ -233,6 +238,10 @@ def clocks(latency: Sequence[LatencyRecord], strategy: str, exact: bool = False)
         reference_ttft_device_s=mean(reference["device"]),
         ttft_host_speedup=speedup(whole, strategy, "host"),
         ttft_device_speedup=speedup(whole, strategy, "device"),
+        ttft_host_eta=eta(whole, strategy, "host"),
+        ttft_device_eta=eta(whole, strategy, "device"),
+        reference_ttft_host_eta=eta(whole, REFERENCE, "host"),
+        reference_ttft_device_eta=eta(whole, REFERENCE, "device"),
         stages_s=stages,
         stages_residual=residual,
         num_blocks=len(own["host"]),
@@ -250,6 +259,13 @@ def speedup(latency: Sequence[LatencyRecord], strategy: str, clock: str) -> floa
         return None
     pairs = _blocks(latency, clock, (strategy, False), (REFERENCE, False))
     return math.exp(sum(math.log(b / a) for a, b in pairs) / len(pairs)) if pairs else None
+
+
+def eta(latency: Sequence[LatencyRecord], strategy: str, clock: str) -> float | None:
+    """How near the roofline: limit / measured, over sums; None without records or limits."""
+    rows = [r for r in latency if (r.strategy, r.clock, r.aa) == (strategy, clock, False)]
+    limits = [r.limit_s for r in rows if r.limit_s is not None]
+    return sum(limits) / sum(r.seconds for r in rows) if rows and len(limits) == len(rows) else None
 
 
 def aa_interval(latency: Sequence[LatencyRecord], strategy: str) -> tuple[float, float] | None:

@@ -10,12 +10,11 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from avpbench.breakeven import BreakEven, Side, Work, measure, solve
-from avpbench.engine.engine import Engine
-from avpbench.engine.work import work_of
+from avpbench.breakeven import BreakEven, Side, measure, solve
+from avpbench.limits import Work
 from avpbench.records import CLOCKS, LatencyRecord
 
-WORK = Work(1_000_000, 100_000, 4, 8, 16)
+WORK = Work(2_000_000, 200_000, 4 * 4 * 8 * 16, 1, 1)
 
 
 def test_a_worked_example() -> None:
@@ -120,12 +119,3 @@ def test_nothing_is_said_without_both_or_of_the_reference_itself() -> None:
 def test_the_rate_is_work_over_time() -> None:
     found = measure([*rows("raw", 0.1, 0.0, 10**6, 1), *rows("reprefill", 0.3, 0.0, 10**3, 1)], "raw", "reprefill", None, WORK)
     assert found.reprefill_flops == pytest.approx((2e6 * 100 + 2e5 + 2 * 4 * 8 * 16 * 100**2) / 0.3)
-
-
-def test_work_is_counted_from_the_models_own_parameters(tiny: Engine, untied: Engine) -> None:
-    for engine, tied in ((tiny, True), (untied, False)):
-        config, work = engine.model.config, work_of(engine)
-        table = config.vocab_size * config.hidden_size
-        assert work.head_params == table
-        assert work.body_params == sum(p.numel() for p in engine.model.parameters()) - (1 if tied else 2) * table
-        assert work.num_heads == config.num_attention_heads

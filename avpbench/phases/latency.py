@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import random
 import uuid
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Protocol, final
+
+import torch
 
 from avpbench.agents import Agent, Opened, Outgoing, Speak
 from avpbench.cell import Cell
@@ -20,9 +22,11 @@ from avpbench.engine.batch import Start
 from avpbench.engine.continuation import Speech
 from avpbench.engine.engine import NOTHING
 from avpbench.engine.sampling import Sampling, generator
+from avpbench.engine.work import work_of
+from avpbench.limits import ttft_limit_s
 from avpbench.links.link import Arrived
 from avpbench.links.shared import Shared
-from avpbench.meter import NO_STAGES, AnyStages, Stages, total
+from avpbench.meter import NO_STAGES, AnyStages, Stages, measured_rates, total
 from avpbench.phases.replay import raw_transcript, replayed
 from avpbench.progress import progress
 from avpbench.records import CLOCKS, EXPORT, Journal, LatencyRecord, whole_blocks
@@ -166,8 +170,15 @@ def repeat(hop: LastHop, timing: Timing, block: int, order: int, aa: bool) -> li
         message = sender.send(hop.state, receiver.spec, stages).message
         first_token(receiver, link.fetch(message, stages), hop.prompt, timing.new_tokens, stages)
     start, given = opened.start, timing.new_tokens or len(opened.start.prompt_ids)
-    about = Repeated(block, order, hop.strategy.label, hop.sample_id, aa, len(start.token_ids) - given, given, out)
+    bounds = {"host": _limit_s(hop, start, out.cache_bytes, out.wire_bytes), "device": _limit_s(hop, start, out.cache_bytes, 0)}
+    about = Repeated(block, order, hop.strategy.label, hop.sample_id, aa, len(start.token_ids) - given, given, out, bounds)
     return [*about.records((host.seconds, handoff.seconds, resident.seconds, staged.seconds), stages.seconds()), about.exported(hop)]
+
+
+def _limit_s(hop: LastHop, start: Start, held_bytes: int, upload_bytes: int) -> float:
+    engine = hop.receiver.engine
+    rates = measured_rates(engine.device, engine.model.dtype, torch.get_num_threads())
+    return ttft_limit_s(work_of(engine), rates, start.span, len(start.token_ids) - start.span, held_bytes, upload_bytes)
 
 
 def exporting(hop: LastHop) -> tuple[float, dict[str, float]]:
@@ -198,6 +209,7 @@ class Repeated:
     prefix_tokens: int
     new_tokens: int
     out: Outgoing
+    limits_s: Mapping[str, float] = field(default_factory=dict)  # of TTFT, by clock: what this process's measured rates allow
 
     def records(self, totals_s: Sequence[float], stages_s: dict[str, float]) -> list[LatencyRecord]:
         """A record a clock, in the order of CLOCKS. What the link is charged belongs to the hand-off, not to its receiver."""
@@ -216,7 +228,7 @@ class Repeated:
     def _record(self, clock: str, seconds: float, stages_s: dict[str, float] | None, modelled_s: float | None) -> LatencyRecord:
         return LatencyRecord(
             self.block, self.order, self.strategy, clock, seconds, stages_s, self.sample_id, self.prefix_tokens, self.new_tokens,
-            self.out.wire_bytes, _PROCESS, self.aa, modelled_s,
+            self.out.wire_bytes, _PROCESS, self.aa, modelled_s, self.limits_s.get(clock),
         )  # fmt: skip
 
 
