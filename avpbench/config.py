@@ -36,8 +36,8 @@ def groups(more: Sequence[Path] = ()) -> dict[str, list[str]]:
     """Every config group and its choices, those in folders of the user's own among them; a nested one is `strategy/codec`."""
     found: dict[str, set[str]] = {"experiment": set()}
     for conf in (CONF, *more):
-        for folder in sorted(p for p in conf.rglob("*") if p.is_dir()):
-            found.setdefault(folder.relative_to(conf).as_posix(), set()).update(f.stem for f in folder.glob("*.yaml"))
+        for file in conf.rglob("*/*.yaml"):
+            found.setdefault(file.parent.relative_to(conf).as_posix(), set()).add(file.stem)
     return {name: sorted(choices) for name, choices in sorted(found.items())}
 
 
