@@ -174,7 +174,8 @@ class _Fits:
 def _sameness(values: dict[str, Any], identity: Identity) -> tuple[Any, ...]:
     """Equal for two jobs that would do the same work in the same folder."""
     switches = [values[phase]["enabled"] for phase in _PHASES]
-    return (identity.folder, repr([values[key] for key in _OUTSIDE]), *switches, values["latency"].get("repeats"))
+    paths = [values[group].get("path") for group in ("model", "task")]  # not hashed, and not the same work
+    return (identity.folder, repr([values[key] for key in _OUTSIDE]), *paths, *switches, values["latency"].get("repeats"))
 
 
 def _by_engine(cells: Iterable[Planned]) -> tuple[Planned, ...]:

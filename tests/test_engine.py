@@ -197,7 +197,6 @@ def test_untied_realignment_solves_the_least_squares() -> None:
     realigned = Realign(engine.model, len(engine.tokenizer))(h, torch.zeros(3, 1000))
     direction = torch.nn.functional.normalize(realigned, dim=-1)
     torch.testing.assert_close(direction, torch.nn.functional.normalize(h, dim=-1), atol=1e-3, rtol=1e-3)
-    load.cache_clear()
 
 
 def test_score_is_the_log_probability_of_what_was_said(engine: Engine) -> None:
@@ -248,7 +247,6 @@ def test_a_copy_of_a_model_is_the_same_model(tiny: Engine, tmp_path: object) -> 
     assert copy.spec == again.spec
     copy.model.get_input_embeddings().weight.data[5, 0] += 1
     copy.model.save_pretrained(tmp_path, max_shard_size="1MB")
-    load.cache_clear()
     assert load(Source("renamed", path=str(tmp_path)), CPU, torch.float32).spec != again.spec
 
 

@@ -145,6 +145,7 @@ def test_parts_that_a_strategy_has_not_are_left_out_and_equals_run_once() -> Non
         (["limit=2,3"], 2),  # one cell, but not the same work
         (["chain=2", "quality=on,off"], 2),
         (["study=a,b"], 2),
+        (["model.path=null,/nowhere"], 2),  # what lies there may be another model
     ],
 )
 def test_equal_work_is_done_once(words: list[str], number: int) -> None:

@@ -276,7 +276,7 @@ def test_a_failed_gate_stops_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_impossible_combinations_load_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from avpbench import setup
 
-    monkeypatch.setattr(setup, "load", lambda *args: pytest.fail("loaded"))
+    monkeypatch.setattr(setup.KEPT, "load", lambda *args: pytest.fail("loaded"))
     for words, message in (
         (("strategy=text", "think_steps=3"), "hands over words"),
         (("chain=0",), "chain must be"),

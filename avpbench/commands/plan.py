@@ -97,8 +97,9 @@ def _show(plan: Outlook, found: Grid) -> None:
     counts = ", ".join(f"{number} {state}" for state, number in plan.counts().items() if number)
     left = [row.samples_left for row in possible]
     samples = f"{sum(n or 0 for n in left)}{' and those of cells of unknown size' if None in left else ''}"
-    unknown = f", {plan.num_unknown} cells of unknown time (--probe runs a block of each kind)" if plan.num_unknown else ""
-    say(f"{counts}; {samples} samples left; {time_text(plan.seconds)}{unknown}")
+    unknown = f"{plan.num_unknown} cells of unknown time (--probe runs a block of each kind)" if plan.num_unknown else ""
+    known = time_text(plan.seconds) if plan.seconds or not unknown else ""
+    say(f"{counts}; {samples} samples left; {', '.join(part for part in (known, unknown) if part)}")
     say("memory: weights and the K/V of a batch at its longest; time: from past runs of the same models on this kind of device")
 
 
