@@ -18,11 +18,12 @@ from avpbench.cell import Cell
 from avpbench.chain import ChainResult, run_chain
 from avpbench.config import compose
 from avpbench.core import Parcel
-from avpbench.errors import ConfigError, LinkError
+from avpbench.errors import ConfigError, IncompatibleModels, LinkError
 from avpbench.meter import NO_STAGES
 from avpbench.phases import latency, quality
 from avpbench.phases.latency import Timing
 from avpbench.records import CLOCKS, Journal, LatencyRecord, SampleRecord
+from avpbench.remote import secret as secrets
 from avpbench.remote.crew import Crew
 from avpbench.remote.messages import answered, failure, note
 from avpbench.setup import cell_of
@@ -121,7 +122,7 @@ def test_a_sender_that_dies_with_its_parcel_is_an_error_at_once_and_the_samples_
     assert [r.status in ("ok", "truncated") for r in records] == [True] * 6
 
 
-def test_a_process_that_hangs_is_ended_at_the_deadline_and_the_sample_is_a_record(remote: Cell, tmp_path: Path) -> None:
+def test_a_process_that_hangs_is_ended_at_the_deadline(remote: Cell) -> None:
     crew = crew_of(remote)
     go(remote, [0])
     patient, process = crew.processes[1]._terms, crew.processes[1]
@@ -130,6 +131,17 @@ def test_a_process_that_hangs_is_ended_at_the_deadline_and_the_sample_is_a_recor
     with within(20), pytest.raises(LinkError, match=r"did not answer 'turn' within link\.turn_s=1"):
         go(remote, [0])
     process._terms = patient
+    assert len(go(remote, [0])) == 1
+
+
+def test_a_worker_with_other_models_is_refused(remote: Cell) -> None:
+    process = crew_of(remote).processes[0]
+    known = process._specs
+    process.end()
+    process._specs = {place: replace(spec, weights_id="0" * 32) for place, spec in known.items()}
+    with pytest.raises(IncompatibleModels, match="loaded other models: agent 1"):
+        process.ask("load")
+    process._specs = known
     assert len(go(remote, [0])) == 1
 
 
@@ -186,8 +198,10 @@ def test_parcels_cross_in_one_process_too(remote: Cell) -> None:
     assert all((back.tensors[name] == t).all() for name, t in parcel.tensors.items())
 
 
-def test_the_secret_is_in_no_record(tmp_path: Path) -> None:
+def test_a_whole_run_and_its_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from avpbench import run
+
+    monkeypatch.setattr(secrets, "fresh", lambda: b"\x5a" * 32)
 
     summary = run(
         *WORDS, "link=remote", "tracker=console", "latency.repeats=1", "gates=off", "limit=2", "chain=2", f"results={tmp_path}",
@@ -200,4 +214,4 @@ def test_the_secret_is_in_no_record(tmp_path: Path) -> None:
     folder = next(tmp_path.rglob("samples.jsonl")).parent
     samples = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
     assert {hop["bandwidth_bps"] for s in samples for hop in s["hops"]} == {1e9}
-    assert not any("secret" in p.read_text() for p in folder.iterdir())
+    assert not any("5a" * 32 in p.read_text() for p in folder.iterdir())
