@@ -14,11 +14,13 @@ import pytest
 from conftest import no_stop
 from peers import within
 
+from avpbench.build import build
 from avpbench.cell import Cell
 from avpbench.chain import ChainResult, run_chain
-from avpbench.config import compose
+from avpbench.config import compose, strategy_config
 from avpbench.core import Parcel
 from avpbench.errors import ConfigError, IncompatibleModels, LinkError
+from avpbench.links.direct import Direct
 from avpbench.meter import NO_STAGES
 from avpbench.phases import latency, quality
 from avpbench.phases.latency import Timing
@@ -28,6 +30,7 @@ from avpbench.remote.crew import Crew
 from avpbench.remote.messages import answered, failure, note
 from avpbench.setup import cell_of
 from avpbench.strategies.raw import Raw
+from avpbench.strategies.strategy import Strategy
 from avpbench.summary import clocks
 
 WORDS = ("chain=3", "limit=6", "batch_size=3", "max_agent_tokens=9", "max_new_tokens=12", "device=cpu", "dtype=float32", "threads=1")
@@ -37,8 +40,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def remote() -> Iterator[Cell]:
     """One crew of two processes for all tests here: it must survive them."""
-    with_text = "latency.against=[reprefill,text]"
-    cell = cell_of(compose([*WORDS, with_text, "link=remote", "strategy=raw"]))
+    cell = cell_of(compose([*WORDS, "latency.against=[reprefill,text,uniform]", "link=remote", "strategy=raw"]))
     assert cell.crew is not None
     yield cell
     cell.crew.close()
@@ -79,6 +81,15 @@ def test_sampling_and_thinking_agree_too(remote: Cell) -> None:
         assert said(here) == said(there), changes
     warm = replace(remote.settings, sampling=replace(remote.settings.sampling, temperature=1.0))
     here, there = (go(replace(one, settings=warm), [3, 4]) for one in (base, remote))
+    assert said(here) == said(there)
+
+
+@pytest.mark.parametrize("name", ["reprefill", "text", "uniform"])
+def test_every_kind_of_parcel_agrees(remote: Cell, name: str) -> None:
+    strategy: Strategy = build(strategy_config(name))
+    prompts, jobs = [remote.prompts(i) for i in (0, 1)], remote.jobs([0, 1])
+    here = run_chain(remote.through(strategy, Direct()).agents, prompts, jobs)
+    there = run_chain(crew_of(remote).players(strategy), prompts, remote.jobs([0, 1]))
     assert said(here) == said(there)
 
 
@@ -164,9 +175,10 @@ def test_a_malformed_answer_is_a_link_error() -> None:
 
 
 def test_latency_times_the_real_path(remote: Cell, tmp_path: Path) -> None:
+    rivals: list[Strategy] = [build(strategy_config(name)) for name in ("reprefill", "text")]
     for timing in (Timing(2, 1, 7, None, aa=False), Timing(2, 0, 7, 100, aa=False)):
         journal = Journal(tmp_path / f"{timing.prefix_tokens}.jsonl", LatencyRecord)
-        latency.run(remote, [Raw(), *(s for s in _rivals())], timing, journal, no_stop)
+        latency.run(remote, [Raw(), *rivals], timing, journal, no_stop)
         rows = journal.read()
         assert {(r.strategy, r.clock) for r in rows} == {(s, c) for s in ("raw", "reprefill", "text") for c in CLOCKS}
         raw = [r for r in rows if r.strategy == "raw"]
@@ -177,13 +189,6 @@ def test_latency_times_the_real_path(remote: Cell, tmp_path: Path) -> None:
         host, handoff = (sum(r.seconds for r in raw if r.clock == clock) for clock in ("host", "handoff"))
         assert 0 < host < handoff
         assert clocks(rows, "raw").num_blocks == 2
-
-
-def _rivals() -> list[object]:
-    from avpbench.build import build
-    from avpbench.config import strategy_config
-
-    return [build(strategy_config(name)) for name in ("reprefill", "text")]
 
 
 def test_parcels_cross_in_one_process_too(remote: Cell) -> None:
