@@ -84,10 +84,11 @@ def test_what_was_charged_for_the_link_does_not_count() -> None:
     bare = measure([*rows("raw", 0.1, 0.0, 10**6), *rows("reprefill", 0.3, 0.0, 10**3)], "raw", "reprefill", None, WORK)
     assert bare.break_even_bps == pytest.approx(8 * (10**6 - 10**3) / (0.2 * 1.015))
     charged = [*rows("raw", 0.1, 0.0, 10**6), *rows("reprefill", 0.3, 0.0, 10**3)]
+    by = {"raw": 0.7, "reprefill": 0.01}
     charged = [
         LatencyRecord(**{
-            **asdict(r), "seconds": r.seconds + 0.7 if r.clock in ("handoff", "stages") else r.seconds, "modelled_s": 0.7,
-            "stages_s": {"transfer": 0.7} if r.clock == "stages" else None,
+            **asdict(r), "seconds": r.seconds + by[r.strategy] if r.clock in ("handoff", "stages") else r.seconds, "modelled_s": by[r.strategy],
+            "stages_s": {"transfer": by[r.strategy]} if r.clock == "stages" else None,
         })
         for r in charged
     ]  # fmt: skip

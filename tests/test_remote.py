@@ -14,19 +14,23 @@ import pytest
 from conftest import no_stop
 from peers import within
 
+from avpbench.build import build
 from avpbench.cell import Cell
 from avpbench.chain import ChainResult, run_chain
-from avpbench.config import compose
+from avpbench.config import compose, strategy_config
 from avpbench.core import Parcel
-from avpbench.errors import ConfigError, LinkError
+from avpbench.errors import ConfigError, IncompatibleModels, LinkError
+from avpbench.links.direct import Direct
 from avpbench.meter import NO_STAGES
 from avpbench.phases import latency, quality
 from avpbench.phases.latency import Timing
 from avpbench.records import CLOCKS, Journal, LatencyRecord, SampleRecord
+from avpbench.remote import secret as secrets
 from avpbench.remote.crew import Crew
 from avpbench.remote.messages import answered, failure, note
 from avpbench.setup import cell_of
 from avpbench.strategies.raw import Raw
+from avpbench.strategies.strategy import Strategy
 from avpbench.summary import clocks
 
 WORDS = ("chain=3", "limit=6", "batch_size=3", "max_agent_tokens=9", "max_new_tokens=12", "device=cpu", "dtype=float32", "threads=1")
@@ -36,8 +40,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def remote() -> Iterator[Cell]:
     """One crew of two processes for all tests here: it must survive them."""
-    with_text = "latency.against=[reprefill,text]"
-    cell = cell_of(compose([*WORDS, with_text, "link=remote", "strategy=raw"]))
+    cell = cell_of(compose([*WORDS, "latency.against=[reprefill,text,uniform]", "link=remote", "strategy=raw"]))
     assert cell.crew is not None
     yield cell
     cell.crew.close()
@@ -81,6 +84,15 @@ def test_sampling_and_thinking_agree_too(remote: Cell) -> None:
     assert said(here) == said(there)
 
 
+@pytest.mark.parametrize("name", ["reprefill", "text", "uniform"])
+def test_every_kind_of_parcel_agrees(remote: Cell, name: str) -> None:
+    strategy: Strategy = build(strategy_config(name))
+    prompts, jobs = [remote.prompts(i) for i in (0, 1)], remote.jobs([0, 1])
+    here = run_chain(remote.through(strategy, Direct()).agents, prompts, jobs)
+    there = run_chain(crew_of(remote).players(strategy), prompts, remote.jobs([0, 1]))
+    assert said(here) == said(there)
+
+
 def test_one_sample_has_the_stages_of_both_processes(remote: Cell) -> None:
     for hop in go(remote, [0])[0].hops:
         assert hop.stages_s is not None
@@ -121,7 +133,7 @@ def test_a_sender_that_dies_with_its_parcel_is_an_error_at_once_and_the_samples_
     assert [r.status in ("ok", "truncated") for r in records] == [True] * 6
 
 
-def test_a_process_that_hangs_is_ended_at_the_deadline_and_the_sample_is_a_record(remote: Cell, tmp_path: Path) -> None:
+def test_a_process_that_hangs_is_ended_at_the_deadline(remote: Cell) -> None:
     crew = crew_of(remote)
     go(remote, [0])
     patient, process = crew.processes[1]._terms, crew.processes[1]
@@ -130,6 +142,17 @@ def test_a_process_that_hangs_is_ended_at_the_deadline_and_the_sample_is_a_recor
     with within(20), pytest.raises(LinkError, match=r"did not answer 'turn' within link\.turn_s=1"):
         go(remote, [0])
     process._terms = patient
+    assert len(go(remote, [0])) == 1
+
+
+def test_a_worker_with_other_models_is_refused(remote: Cell) -> None:
+    process = crew_of(remote).processes[0]
+    known = process._specs
+    process.end()
+    process._specs = {place: replace(spec, weights_id="0" * 32) for place, spec in known.items()}
+    with pytest.raises(IncompatibleModels, match="loaded other models: agent 1"):
+        process.ask("load")
+    process._specs = known
     assert len(go(remote, [0])) == 1
 
 
@@ -152,9 +175,10 @@ def test_a_malformed_answer_is_a_link_error() -> None:
 
 
 def test_latency_times_the_real_path(remote: Cell, tmp_path: Path) -> None:
+    rivals: list[Strategy] = [build(strategy_config(name)) for name in ("reprefill", "text")]
     for timing in (Timing(2, 1, 7, None, aa=False), Timing(2, 0, 7, 100, aa=False)):
         journal = Journal(tmp_path / f"{timing.prefix_tokens}.jsonl", LatencyRecord)
-        latency.run(remote, [Raw(), *(s for s in _rivals())], timing, journal, no_stop)
+        latency.run(remote, [Raw(), *rivals], timing, journal, no_stop)
         rows = journal.read()
         assert {(r.strategy, r.clock) for r in rows} == {(s, c) for s in ("raw", "reprefill", "text") for c in CLOCKS}
         raw = [r for r in rows if r.strategy == "raw"]
@@ -165,13 +189,6 @@ def test_latency_times_the_real_path(remote: Cell, tmp_path: Path) -> None:
         host, handoff = (sum(r.seconds for r in raw if r.clock == clock) for clock in ("host", "handoff"))
         assert 0 < host < handoff
         assert clocks(rows, "raw").num_blocks == 2
-
-
-def _rivals() -> list[object]:
-    from avpbench.build import build
-    from avpbench.config import strategy_config
-
-    return [build(strategy_config(name)) for name in ("reprefill", "text")]
 
 
 def test_parcels_cross_in_one_process_too(remote: Cell) -> None:
@@ -186,8 +203,10 @@ def test_parcels_cross_in_one_process_too(remote: Cell) -> None:
     assert all((back.tensors[name] == t).all() for name, t in parcel.tensors.items())
 
 
-def test_the_secret_is_in_no_record(tmp_path: Path) -> None:
+def test_a_whole_run_and_its_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from avpbench import run
+
+    monkeypatch.setattr(secrets, "fresh", lambda: b"\x5a" * 32)
 
     summary = run(
         *WORDS, "link=remote", "tracker=console", "latency.repeats=1", "gates=off", "limit=2", "chain=2", f"results={tmp_path}",
@@ -200,4 +219,4 @@ def test_the_secret_is_in_no_record(tmp_path: Path) -> None:
     folder = next(tmp_path.rglob("samples.jsonl")).parent
     samples = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
     assert {hop["bandwidth_bps"] for s in samples for hop in s["hops"]} == {1e9}
-    assert not any("secret" in p.read_text() for p in folder.iterdir())
+    assert not any("5a" * 32 in p.read_text() for p in folder.iterdir())

@@ -18,7 +18,7 @@ from avpbench.remote.inlet import Peer
 from avpbench.remote.messages import answered, note, reading
 from avpbench.remote.terms import CONTROL_BYTES, Terms, require_zmq
 
-_START_S = 120.0
+_START_S = 600.0  # it imports torch, which takes minutes on a machine that is very busy; one that ends is noticed at once
 
 
 @final
@@ -97,10 +97,12 @@ class Process:
         self.launch()
         assert self._job is not None
         assert self._job.stdout is not None
-        ready = select.select([self._job.stdout], [], [], _START_S)[0]
+        if not select.select([self._job.stdout], [], [], _START_S)[0]:
+            self.end()
+            raise LinkError(f"a worker process said nothing for {_START_S:g} s after it was started; it was ended")
         try:
             with reading("the first line"):
-                address = str(json.loads(self._job.stdout.readline() if ready else b"")["address"])
+                address = str(json.loads(self._job.stdout.readline())["address"])
         except LinkError as error:
             self.end()
             raise LinkError(f"a worker process did not start ({cause(error)}); its own words are above") from error
