@@ -186,10 +186,9 @@ def _aggregates(
     exact = not meta["identity"]["device"].startswith("cpu-")
     again = {
         "cell": meta["cell"], "model": config["model"]["name"], "strategy": meta["strategy"], "context_tokens": meta["context_tokens"],
-        "kl": divergence(fidelity),
     }  # fmt: skip
     again |= {key: config[key] for key in ("chain", "question", "donor", "think_steps", "seed")}
-    again |= asdict(parts) | asdict(score(samples)) | asdict(clocks(latency, strategy.label, exact))
+    again |= asdict(parts) | asdict(score(samples)) | asdict(divergence(fidelity)) | asdict(clocks(latency, strategy.label, exact))
     for key, value in again.items():
         if key not in summary:
             found.wrong(f"summary.json has no {key}")

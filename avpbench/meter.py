@@ -185,6 +185,8 @@ def measured_rates(device: torch.device, dtype: torch.dtype, threads: int) -> Ra
 
     `threads` is torch's number of threads, which a CPU's rates depend on. Takes under a second, and 256 MiB (CUDA: 2 GiB).
     """
+    import torch
+
     assert threads == torch.get_num_threads()
     on_cuda = device.type == "cuda"
     size, edge = (2**30, 8192) if on_cuda else (2**27, 1024)

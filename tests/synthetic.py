@@ -13,6 +13,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from avpbench.breakeven import BreakEven
 from avpbench.config import compose, identify
 from avpbench.limits import Rates, Work
 from avpbench.meta import Meta
@@ -61,7 +62,7 @@ def _blocks(entrants: Mapping[str, float], processes: int, aa: str | None, prefi
                 stages = {"export": spent / 2, "prefill": spent / 2} if clock == "stages" else None
                 yield LatencyRecord(
                     block, order, name, clock, spent, stages, "s00000", prefix, 16, 10_000 if name != "reprefill" else 400,
-                    f"p{block // 4}", order == len(entrants), 0.3 * seconds if clock in ("host", "device") else None,
+                    f"p{block // 4}", order == len(entrants), limit_s=0.3 * seconds if clock in ("host", "device") else None,
                 )  # fmt: skip
 
 
@@ -89,9 +90,11 @@ def write_run(
             (folder / f"{name}.jsonl").write_text(text_of)
     subject = Subject(
         who.hash, config["model"]["name"], "wordmath", who.strategy, label, controller, codec, budget, config["chain"], 0,
-        config["question"], config["donor"], config["think_steps"], config["seed"],
+        config["question"], config["donor"], "direct", None, config["think_steps"], config["seed"],
     )  # fmt: skip
-    summary = Summary(subject, score(samples), divergence(fidelity), clocks(latency, label), Peaks(None, None, None, None, None))
+    summary = Summary(
+        subject, score(samples), divergence(fidelity), clocks(latency, label), BreakEven(), Peaks(None, None, None, None, None)
+    )
     (folder / "summary.json").write_text(json.dumps(summary.row()))
     (folder / "meta.json").write_text(json.dumps(asdict(_meta(who, config, identity or {}, gates))))
     return folder
@@ -105,5 +108,5 @@ def _meta(who: Any, config: dict[str, Any], identity: Mapping[str, Any], gates: 
         identity=same | {"libraries": "torch 2", "code": "c", "prompts": "p"} | identity,
         gates=[] if gates is None else [gate], git={"commit": None, "dirty": None}, versions={}, cuda=None, driver=None, threads=1,
         host="h", command=["avpbench/__main__.py", "strategy=x"], began="2026-01-01T00:00:00+0000", config=config,
-        roofline=asdict(WORK) | asdict(RATES), resumed_anyway=[], earlier=[],
+        roofline=asdict(WORK) | asdict(RATES), resumed_anyway=[], earlier=[], spent={}, num_samples=0,
     )  # fmt: skip

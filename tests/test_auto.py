@@ -168,7 +168,7 @@ def test_pairs_are_refused_before_weights_are_in_memory(tmp_path: Path, foreign:
 
     folder = saved(foreign, tmp_path / "other")
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda repo, **kwargs: str(folder))
-    monkeypatch.setattr(setup, "load", lambda *args: pytest.fail("weights were loaded"))
+    monkeypatch.setattr(setup.KEPT, "load", lambda *args: pytest.fail("weights were loaded"))
     words = ("receiver=qwen0.5b", "chain=2", f"results={tmp_path}")
     for strategy, message in (
         ("raw", "raw hands K/V from tiny to qwen0.5b"),

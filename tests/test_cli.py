@@ -165,6 +165,7 @@ def test_a_failed_cell_does_not_cost_the_comparison(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.filterwarnings("ignore:(?s).*is validated against ConfigStore schema")  # the launchers' own names: as in avpbench.job
 @pytest.mark.parametrize(("group", "name"), [(g, n) for g, names in GROUPS.items() for n in names])
 def test_every_yaml_composes(group: str, name: str) -> None:
     if name.startswith("avp_") and group == "strategy" and not has("avp"):

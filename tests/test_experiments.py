@@ -18,7 +18,21 @@ from avpbench.config import CONF
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 NAMES = sorted(p.stem for p in (CONF / "experiment").glob("*.yaml"))
 STUDIES = [study for study in studies(EXPERIMENTS) if (CONF / "experiment" / f"{study.name}.yaml").exists()]
-HELD = {"study", "model", "task", "chain", "controller", "budget_bits", "fraction", "requantize", "variant", "load", "level"}
+HELD = {
+    "study",
+    "model",
+    "task",
+    "chain",
+    "controller",
+    "budget_bits",
+    "fraction",
+    "requantize",
+    "variant",
+    "load",
+    "level",
+    "think_steps",
+    "receiver",
+}
 
 
 def composed(name: str, *words: str) -> Any:
@@ -30,7 +44,8 @@ def composed(name: str, *words: str) -> Any:
 def test_every_value_of_every_study_composes(name: str) -> None:
     """Each swept value beside the strategies that have it; a key that none has would never be swept."""
     cfg = composed(name)
-    assert name == cfg.study
+    assert cfg.study in NAMES
+    assert name.startswith(cfg.study)
     swept = {key: str(values).split(",") for key, values in cfg.hydra.sweeper.params.items()}
     strategies = swept.pop("strategy", [None])
     for key, values in swept.items():
@@ -56,7 +71,10 @@ def test_every_study_has_its_real_models(study: str, model: str) -> None:
 @pytest.mark.parametrize("study", STUDIES, ids=lambda study: study.name)
 def test_what_a_study_declares_is_among_its_cells(study: Any) -> None:
     """Facts that a table, contrast or figure selects by are swept to these values, or are known facts of a cell."""
-    swept = {k: [_plain(v) for v in str(values).split(",")] for k, values in composed(study.name).hydra.sweeper.params.items()}
+    swept: dict[str, list[Any]] = {}
+    for cfg in (composed(name) for name in (study.name, *(n for n in NAMES if composed(n).study == study.name))):
+        for key, values in cfg.hydra.sweeper.params.items():
+            swept.setdefault(key, [cfg.get(key)]).extend(_plain(v) for v in str(values).split(","))
     short = {"fraction": "strategy.fraction", "budget_bits": "strategy.budget_bits", "requantize": "strategy.requantize"}
     asked = [{**t.where, **row, **chosen} for t in study.tables for row in t.rows.values() for chosen in combinations(t.each | t.across)]
     asked += [{**c.where, **side, **chosen} for c in study.contrasts for side in (c.a, c.b) for chosen in combinations(c.each)]

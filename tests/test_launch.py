@@ -43,22 +43,31 @@ def needs(module: str) -> pytest.MarkDecorator:
 def test_every_launcher_leaves_the_same_cells_and_lists_what_failed(tmp_path: Path, launcher: str) -> None:
     results = tmp_path / "results"
     results.mkdir()
-    words = ("limit=5", "seed=0,1", "context=0,9999", "gates=off", f"hydra/launcher={launcher}", "tracker=wandb", "tracker.mode=offline")
+    words = (
+        "limit=5",
+        "seed=0,1",
+        "model.path=null,/nowhere",
+        "gates=off",
+        f"hydra/launcher={launcher}",
+        "tracker=wandb",
+        "tracker.mode=offline",
+    )
     done = multirun(results, *words)
     assert done.returncode == 1, done.stderr
     assert "UserWarning" not in done.stderr
     table = done.stdout[done.stdout.index("failed cells") :]
-    assert re.findall(r"^(seed=\d context=\d+) +ConfigError: context=9999 does not fit tiny", table, re.MULTILINE) == [
-        f"seed={k} context=9999" for k in (0, 1)
+    assert sorted(re.findall(r"^(seed=\d) model.path=/nowhere +NotFound: no model: looked for", table, re.MULTILINE)) == [
+        "seed=0",
+        "seed=1",
     ]
     assert len(re.findall(r"^\d +raw +5 ", done.stdout[done.stdout.index("comparison") :], re.MULTILINE)) == 2
     (sweep,) = (results / ".multirun").iterdir()
-    assert [entry.state for entry in Ledger(sweep).entries()] == ["done", "failed"] * 2
+    assert sorted(entry.state for entry in Ledger(sweep).entries()) == ["done", "done", "failed", "failed"]
     go(tmp_path / "calm", "limit=5", "seed=1", "gates=off")
     cell = folder(results, "seed=1")
     assert content(cell) == content(folder(tmp_path / "calm", "seed=1"))
-    failed = folder(results, "seed=1", "context=9999") / "failure.json"
-    assert "does not fit" in json.loads(failed.read_text())["traceback"]
+    failed = folder(results, "seed=1", "model.path=/nowhere") / "failure.json"
+    assert "NotFound" in json.loads(failed.read_text())["traceback"]
     ids = [{p.name.rsplit("-", 2)[1:][1] for p in path.glob("wandb/offline-run-*")} for path in (folder(results), cell)]
     assert [len(found) for found in ids] == [1, 1]  # one W&B run a cell
     assert ids[0] != ids[1]
@@ -102,13 +111,12 @@ def test_a_cell_in_its_own_process_answers_as_one_in_ours(tmp_path: Path) -> Non
 
 @pytest.mark.slow
 def test_after_max_failures_the_rest_is_left_out(tmp_path: Path) -> None:
-    done = multirun(tmp_path, "limit=2", "context=9997,9998,9999,0", "gates=off", "max_failures=2")
+    done = multirun(tmp_path, "limit=2", "model.path=/a,/b,/c,null", "gates=off", "max_failures=2")
     assert done.returncode == 1
     table = done.stdout[done.stdout.index("failed cells") :]
-    assert re.findall(r"^context=(\d+) +(\w+)", table, re.MULTILINE) == [
-        ("9997", "ConfigError"), ("9998", "ConfigError"), ("9999", "left"), ("0", "left"),
-    ]  # fmt: skip
-    assert not (tmp_path / "adhoc" / folder(tmp_path).name).exists()
+    told = re.findall(r"^model.path=(\S+) +(\w+)", table, re.MULTILINE)
+    assert [why for _, why in told] == ["NotFound", "NotFound", "left", "left"], told
+    assert not (tmp_path / "adhoc" / folder(tmp_path).name / "samples.jsonl").exists()
 
 
 @pytest.mark.slow

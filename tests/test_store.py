@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import socket
 from collections.abc import Callable
@@ -42,9 +43,9 @@ def test_every_choice_has_a_line(kind: str) -> None:
 def test_list_says_what_each_is(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list", "strategies", "studies", "--config-dir", str(OWN)]) == 0
     told = capsys.readouterr().out
-    assert "raw            K/V in the model's own dtype" in told
-    assert "uniform        quantized, controller uniform: K/V as codes" in told
-    assert "example  An example of a study" in told
+    assert re.search(r"^ +raw +K/V in the model's own dtype", told, re.MULTILINE)
+    assert re.search(r"^ +uniform +quantized, controller uniform: K/V as codes", told, re.MULTILINE)
+    assert re.search(r"^ +example +An example of a study", told, re.MULTILINE)
     assert "snapkv" not in told
     assert main(["list"]) == 0
     assert capsys.readouterr().out.count("=NAME)") == len(KINDS)

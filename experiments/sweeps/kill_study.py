@@ -80,6 +80,7 @@ def content(results: Path) -> dict[str, list[dict[str, Any]]]:
     for path in sorted(results.glob("adhoc/*/samples.jsonl")):
         found[path.parent.name] = [json.loads(line) for line in path.read_text().splitlines()]
         for row in found[path.parent.name]:
+            del row["end_to_end_s"]
             for hop in row["hops"]:
                 del hop["sender_pid"], hop["receiver_pid"], hop["stages_s"]
     return found
