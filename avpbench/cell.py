@@ -29,6 +29,7 @@ class Settings:
     chain: int
     context: int
     question: str
+    repeat: bool
     think_steps: int
     donor: str
     seed: int
@@ -43,6 +44,7 @@ class Settings:
         for name in ("context", "think_steps"):
             whole(name, getattr(self, name), 0)
         one_of("question", self.question, QUESTION_MODES)
+        one_of("repeat", self.repeat, (True, False))
         one_of("donor", self.donor, ("self", "other"))
 
 
@@ -107,7 +109,7 @@ class Cell:
                 mine.append(donors[mine[-1]])
         else:
             mine *= s.chain
-        return tuple(prompt(self.task.problem(i), s.question, place, s.chain, self.context) for place, i in enumerate(reversed(mine)))
+        return tuple(prompt(self.task.problem(i), s.question, place, s.chain, self.context, s.repeat) for place, i in enumerate(reversed(mine)))
 
     def jobs(
         self, indices: Sequence[int], scripts: Sequence[Sequence[tuple[int, ...]]] | None = None, agents: int | None = None

@@ -97,6 +97,16 @@ def _folder(folder: Path) -> Path:
     return folder
 
 
+def _require_shipped(folder: Path, identity: str) -> None:
+    """Raises ConfigError where an embedded model's weights are not those that its training left."""
+    pinned = json.loads((folder / "training.json").read_text())["weights"]
+    if identity != pinned:
+        raise ConfigError(
+            f"the weights in {folder} are not the shipped ones (digest {identity}, wanted {pinned}); reinstall avpbench, or use"
+            " them as a model of their own: model.path=DIR model.name=NAME"
+        )
+
+
 def _from_hub(repo: str, revision: str, files: list[str]) -> tuple[Path, str]:
     from huggingface_hub import snapshot_download
 
@@ -133,6 +143,8 @@ def load(source: Source, device: torch.device, dtype: torch.dtype) -> Engine:
         config = AutoConfig.from_pretrained(folder)
         refuse_partial_attention(config)
         identity = weights_id(folder)
+        if folder.parent == ZOO:
+            _require_shipped(folder, identity)
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa").to(device)
     if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
         raise ConfigError(f"the tokenizer of {source.name} has {len(tokenizer)} tokens, its embedding fewer; name its own tokenizer")
