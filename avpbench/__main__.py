@@ -21,6 +21,7 @@ COMMANDS = ("run", "show")
 
 def _run(words: list[str]) -> int:
     import hydra
+    from hydra.core.hydra_config import HydraConfig
 
     from avpbench.config import CONF
     from avpbench.hints import check
@@ -37,7 +38,7 @@ def _run(words: list[str]) -> int:
 
             done.append(execute(cfg))
         except Exception as error:
-            failed.append(f"strategy {cfg.strategy._target_.rsplit('.', 1)[-1]}, chain {cfg.chain}: {cause(error)}")
+            failed.append(f"{' '.join(HydraConfig.get().overrides.task)}: {cause(error)}")
             raise
         return done[-1]
 
@@ -57,6 +58,7 @@ def _show(words: list[str]) -> int:
     from avpbench.hints import check
 
     check(words)
+    print("avpbench: rendering", flush=True)  # before the tokenizer's library is imported
     from avpbench.show import show
 
     show(words)

@@ -13,7 +13,7 @@ from avpbench.engine.engine import Continuation, Engine, Speech
 from avpbench.engine.sampling import Sampling
 from avpbench.errors import ConfigError
 from avpbench.links.link import Link, Message, num_bytes
-from avpbench.meter import NO_STAGES, AnyStages
+from avpbench.meter import NO_STAGES, AnyStages, Stages
 from avpbench.prompts import fill
 from avpbench.records import TurnRecord
 from avpbench.strategies.strategy import Strategy
@@ -53,6 +53,19 @@ class Outgoing:
 
 @final
 @dataclass(frozen=True, eq=False, slots=True)
+class Turned:
+    """One sample after an agent's turn. `out` is None for the last agent; the stages' seconds, where samples were batched."""
+
+    state: AgentState
+    record: TurnRecord
+    new_ids: tuple[int, ...]
+    out: Outgoing | None
+    opening_s: dict[str, float] | None
+    sending_s: dict[str, float] | None
+
+
+@final
+@dataclass(frozen=True, eq=False, slots=True)
 class Opened:
     """What an agent was handed, opened: where it starts and the parcel that it may forward."""
 
@@ -73,6 +86,26 @@ class Agent:
     def pid(self) -> int:
         """The process that this agent lives in."""
         return os.getpid()
+
+    @property
+    def spec(self) -> ModelSpec:
+        """Who it is."""
+        return self.engine.spec
+
+    def turn(self, messages: Sequence[Message | None], prompts: Sequence[Prompt], job: Job, receiver: ModelSpec | None) -> list[Turned]:
+        """A whole turn, from buffers to buffers, of samples in one batch: opens, acts, and hands over to `receiver`, if any.
+
+        Raises WireError, ConfigError, OutOfMemory.
+        """
+        stages, sending = (self._stages(len(prompts)) for _ in range(2))
+        opened = [self.receive(message, prompt, stages) for message, prompt in zip(messages, prompts, strict=True)]
+        done = self.act(opened, prompts, job, stages)
+        outs = [None if receiver is None else self.send(state, receiver, sending) for state, _ in done]
+        spent = stages.seconds(), sending.seconds()
+        return [Turned(state, self._record(state, c), c.new_ids, out, *spent) for (state, c), out in zip(done, outs, strict=True)]
+
+    def _stages(self, num_samples: int) -> AnyStages:
+        return Stages(self.engine.device) if num_samples == 1 else NO_STAGES
 
     def receive(self, message: Message | None, prompt: Prompt, stages: AnyStages = NO_STAGES) -> Opened:
         """Opens a message and puts the prompt behind it. Raises WireError for a message that cannot be opened here."""
@@ -116,8 +149,7 @@ class Agent:
         held = sum(t.numel() * t.element_size() for t in parcel.tensors.values())
         return Outgoing(message, parcel.card.kind, parcel.card.decision, num_bytes(message), held)
 
-    def record(self, state: AgentState, done: Continuation) -> TurnRecord:
-        """What this turn cost."""
+    def _record(self, state: AgentState, done: Continuation) -> TurnRecord:
         return TurnRecord(
             role=state.turn.role,
             model=self.engine.spec.name,

@@ -67,6 +67,9 @@ class Cell:
             raise ConfigError(f"limit must be 1 to {len(task)} (the problems of {task.name}) or null for all, got {limit!r}")
         if settings.donor == "other" and settings.chain > len(task):
             raise ConfigError(f"donor=other needs a data set of at least chain={settings.chain} problems, {task.name} has {len(task)}")
+        for engine in dict.fromkeys(engines):
+            if settings.context > engine.window:
+                raise ConfigError(f"context={settings.context} does not fit {engine.spec.name}: its window holds {engine.window}")
         text, count = shared_context(task, engines[0].template, settings.context)
         agents = tuple(Agent(engine, strategy, link) for engine in engines)
         cell = cls(settings, task, agents, limit or len(task), text, count)
@@ -132,17 +135,22 @@ class Cell:
 
 
 def shared_context(task: Task, template: ChatTemplate, budget: int) -> tuple[str, int]:
-    """Whole solved training problems, as many as fit the budget of tokens, and what they measure."""
-    text, count, passed, index = "", 0, 0, 0
+    """Whole solved training problems, as many as fit the budget of tokens, and what they measure together."""
+    chosen: list[str] = []
+    count, passed, index = 0, 0, 0
     while count < budget and passed < _PATIENCE:
         try:
-            longer = text + exemplar(task.exemplar(index))
+            shown = exemplar(task.exemplar(index))
         except IndexError:
             break
-        measured = len(template.encode(longer))
-        if measured <= budget:
-            text, count = longer, measured
+        alone = len(template.encode(shown))
+        if count + alone <= budget:
+            chosen.append(shown)
+            count += alone
         else:
             passed += 1
         index += 1
-    return text, count
+    while chosen and len(template.encode("".join(chosen))) > budget:  # tokens may fall otherwise where two problems meet
+        chosen.pop()
+    text = "".join(chosen)
+    return text, len(template.encode(text))

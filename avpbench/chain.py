@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
-from avpbench.agents import Agent, Job, Outgoing
+from avpbench.agents import Agent, Job, Outgoing, Turned
 from avpbench.core import AgentState, Prompt
-from avpbench.links.link import Message
-from avpbench.meter import NO_STAGES, AnyStages, Stages
 from avpbench.records import HopRecord, TurnRecord
 
 
@@ -40,31 +39,24 @@ def run_chain(agents: Sequence[Agent], prompts: Sequence[Sequence[Prompt]], jobs
         prompts: per sample, one prompt an agent.
         jobs: one an agent.
     """
-    turns: list[list[TurnRecord]] = [[] for _ in prompts]
-    hops: list[list[HopRecord]] = [[] for _ in prompts]
-    new_ids: list[list[tuple[int, ...]]] = [[] for _ in prompts]
-    sent: list[Outgoing] = []
-    states: list[AgentState] = []
-    sending: AnyStages = NO_STAGES
+    turns: list[list[Turned]] = []
     for place, (agent, job) in enumerate(zip(agents, jobs, strict=True)):
-        mine = [sample[place] for sample in prompts]
-        stages = Stages(agent.engine.device) if len(prompts) == 1 else NO_STAGES
-        messages: list[Message | None] = [one.message for one in sent] or [None] * len(prompts)
-        opened = [agent.receive(message, prompt, stages) for message, prompt in zip(messages, mine, strict=True)]
-        done = agent.act(opened, mine, job, stages)
-        for k, out in enumerate(sent):
-            spent = sending.seconds() | stages.seconds() if isinstance(stages, Stages) and isinstance(sending, Stages) else None
-            hops[k].append(_hop(out, agents[place - 1].pid, agent.pid, spent))
-        for k, (state, continuation) in enumerate(done):
-            turns[k].append(agent.record(state, continuation))
-            new_ids[k].append(continuation.new_ids)
-        states = [state for state, _ in done]
-        if place + 1 < len(agents):
-            sending = Stages(agent.engine.device) if len(prompts) == 1 else NO_STAGES
-            receiver = agents[place + 1].engine.spec
-            sent = [agent.send(state, receiver, sending) for state in states]
-    return [ChainResult(state, tuple(ids), tuple(t), tuple(h)) for state, ids, t, h in zip(states, new_ids, turns, hops, strict=True)]
+        messages = [_out(one).message for one in turns[-1]] if turns else [None] * len(prompts)
+        receiver = agents[place + 1].spec if place + 1 < len(agents) else None
+        turns.append(agent.turn(messages, [sample[place] for sample in prompts], job, receiver))
+    pids = [agent.pid for agent in agents]
+    return [_result(sample, pids) for sample in zip(*turns, strict=True)]
 
 
-def _hop(out: Outgoing, sender_pid: int, receiver_pid: int, stages_s: dict[str, float] | None) -> HopRecord:
-    return HopRecord(out.strategy, out.decision, sender_pid, receiver_pid, out.wire_bytes, out.cache_bytes, stages_s)
+def _out(turned: Turned) -> Outgoing:
+    assert turned.out is not None
+    return turned.out
+
+
+def _result(turned: Sequence[Turned], pids: Sequence[int]) -> ChainResult:
+    hops = []
+    for place, (sent, opened) in enumerate(itertools.pairwise(turned)):
+        out = _out(sent)
+        spent = None if sent.sending_s is None or opened.opening_s is None else sent.sending_s | opened.opening_s
+        hops.append(HopRecord(out.strategy, out.decision, pids[place], pids[place + 1], out.wire_bytes, out.cache_bytes, spent))
+    return ChainResult(turned[-1].state, tuple(one.new_ids for one in turned), tuple(one.record for one in turned), tuple(hops))

@@ -81,4 +81,4 @@ def identify(cfg: DictConfig) -> Identity:
     short = digest.of_json(scientific(cfg))[:10]
     strategy = "single" if cfg.chain == 1 else strategy_name(cfg.strategy)
     names = cfg.model.name if not cfg.receiver else f"{cfg.model.name}+{cfg.receiver}"
-    return Identity(cfg.study, f"{names}-{strategy}-c{cfg.chain}-{short}", short, strategy)
+    return Identity(str(cfg.study), f"{names}-{strategy}-c{cfg.chain}-{short}", short, strategy)

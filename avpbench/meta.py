@@ -24,7 +24,9 @@ from avpbench.gates import Gate
 from avpbench.progress import say
 from avpbench.prompts import prompt_hash
 
+_SESSION = ("began", "host", "gates", "git", "versions", "cuda", "driver", "threads", "command", "notes")
 _PACKAGE = Path(__file__).parent
+_COMPUTING = ("torch", "transformers", "tokenizers")  # another version may compute something else
 _VERSIONS = ("torch", "transformers", "tokenizers", "hydra-core", "omegaconf", "datasets", "wandb", "safetensors", "numpy")
 
 
@@ -53,6 +55,7 @@ class Meta:
     began: str
     config: dict[str, Any]
     resumed_anyway: list[dict[str, Any]]  # what differed when somebody went on all the same, ever
+    earlier: list[dict[str, Any]]  # the sessions that came before in this folder: their own fields of _SESSION
 
 
 def describe(identity: Identity, cell: Cell, gates: Sequence[Gate], config: dict[str, Any]) -> Meta:
@@ -70,6 +73,7 @@ def describe(identity: Identity, cell: Cell, gates: Sequence[Gate], config: dict
             "data": cell.task.fingerprint,
             "dtype": first.spec.dtype,
             "device": device_name(first.device),
+            "libraries": ", ".join(f"{name} {_version(name)}" for name in _COMPUTING),
             "code": code_hash(),
             "prompts": prompt_hash(),
         },
@@ -88,6 +92,7 @@ def describe(identity: Identity, cell: Cell, gates: Sequence[Gate], config: dict
         began=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         config=config,
         resumed_anyway=[],
+        earlier=[],
     )
 
 
@@ -106,6 +111,7 @@ def admit(folder: Path, about: Meta, resume: str) -> Meta:
     try:
         before = json.loads(path.read_text())
         old, was, mixed = before["identity"], before["cell"], before["resumed_anyway"]
+        about = replace(about, earlier=[*before["earlier"], {key: before[key] for key in _SESSION}])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RecordsError(
             f"{folder} holds records, and {path.name} beside them is not a run's ({cause(error)}); move the folder away, or"
@@ -160,12 +166,17 @@ def _driver() -> str | None:
 
 
 def _git() -> dict[str, str | None]:
-    """The commit, and a hash of what differs from it; None outside a checkout."""
+    """The commit, and a hash of what differs from it; None without git or outside a checkout of this package."""
 
     def ask(*words: str) -> str | None:
-        done = subprocess.run(["git", "-C", str(_PACKAGE), *words], capture_output=True, text=True, check=False)
+        try:
+            done = subprocess.run(["git", "-C", str(_PACKAGE), *words], capture_output=True, text=True, check=False)
+        except OSError:
+            return None
         return done.stdout.strip() if done.returncode == 0 else None
 
+    if ask("ls-files", "--error-unmatch", "meta.py") is None:  # e.g. installed inside somebody else's repository
+        return {"commit": None, "dirty": None}
     diff = ask("diff", "HEAD")
     return {"commit": ask("rev-parse", "HEAD"), "dirty": digest.of_text(diff) if diff else None}
 

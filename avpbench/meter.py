@@ -10,8 +10,9 @@ import os
 import resource
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import final
 
 import torch
@@ -92,6 +93,9 @@ class NoStages:
     def __call__(self, name: str) -> Iterator[None]:
         yield
 
+    def seconds(self) -> None:
+        """Nothing was measured."""
+
 
 AnyStages = Stages | NoStages
 NO_STAGES = NoStages()
@@ -100,7 +104,7 @@ NO_STAGES = NoStages()
 @final
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Peaks since the process began (CUDA: since `reset_peak`). None where the device does not say."""
+    """Peaks since `reset_peak`. None where the device does not say."""
 
     allocated_bytes: int | None
     reserved_bytes: int | None
@@ -110,6 +114,8 @@ class Memory:
 
 def reset_peak(device: torch.device) -> int:
     """Starts a new peak; returns the bytes allocated now (the weights, before a run)."""
+    with suppress(OSError):  # where Linux lets us; elsewhere the peak is the process's
+        Path("/proc/self/clear_refs").write_text("5")
     if device.type != "cuda":
         return 0
     torch.cuda.reset_peak_memory_stats(device)
@@ -118,10 +124,18 @@ def reset_peak(device: torch.device) -> int:
 
 def memory(device: torch.device) -> Memory:
     """Memory peaks of the device and of this process."""
-    rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # kilobytes on Linux
+    rss = _peak_rss_bytes()
     if device.type != "cuda":
         return Memory(None, None, None, rss)
     return Memory(torch.cuda.max_memory_allocated(device), torch.cuda.max_memory_reserved(device), _nvml_bytes(device), rss)
+
+
+def _peak_rss_bytes() -> int:
+    status = Path("/proc/self/status")
+    if status.exists():
+        line = next(row for row in status.read_text().splitlines() if row.startswith("VmHWM:"))
+        return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
 
 
 def _nvml_bytes(device: torch.device) -> int | None:

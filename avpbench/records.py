@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence, Set
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, final
+from typing import Any, ClassVar, Generic, Literal, Protocol, Self, TypeVar, final
 
-from avpbench.errors import RecordsError
+from avpbench.errors import RecordsError, cause
 
+CLOCKS = ("host", "handoff", "device", "stages")
 Status = Literal["ok", "truncated", "fallback", "oom", "error"]
 
 
@@ -63,7 +65,7 @@ class SampleRecord:
     error: str | None = None
 
     @classmethod
-    def from_json(cls, row: dict[str, Any]) -> SampleRecord:
+    def from_json(cls, row: dict[str, Any]) -> Self:
         turns = tuple(TurnRecord(**turn) for turn in row["turns"])
         hops = tuple(HopRecord(**hop) for hop in row["hops"])
         return cls(**(row | {"turns": turns, "hops": hops}))
@@ -72,7 +74,7 @@ class SampleRecord:
 @final
 @dataclass(frozen=True, slots=True)
 class LatencyRecord:
-    """One timed repeat. `clock` is host, device or handoff (docs/metrics.md), or stages, with `stages_s`; `process` names the process."""
+    """One timed repeat. `clock` is one of CLOCKS (docs/metrics.md), `stages_s` belongs to stages; `process` names the process."""
 
     block: int
     order: int
@@ -87,6 +89,19 @@ class LatencyRecord:
     process: str
     aa: bool  # the second run of one strategy in a block, for the A/A gate
 
+    @classmethod
+    def from_json(cls, row: dict[str, Any]) -> Self:
+        return cls(**row)
+
+
+def whole_blocks(rows: Sequence[LatencyRecord], entrants: Set[tuple[str, bool]]) -> set[int]:
+    """Blocks in which each of these (strategy, aa) has every clock. What a crash left of a block stays, and does not count."""
+    wanted = {(strategy, aa, clock) for strategy, aa in entrants for clock in CLOCKS}
+    held: dict[int, set[tuple[str, bool, str]]] = {}
+    for row in rows:
+        held.setdefault(row.block, set()).add((row.strategy, row.aa, row.clock))
+    return {block for block, have in held.items() if wanted <= have}
+
 
 @final
 @dataclass(frozen=True, slots=True)
@@ -100,15 +115,31 @@ class FidelityRecord:
     raw_nll: float
     top1_flips: float
 
+    @classmethod
+    def from_json(cls, row: dict[str, Any]) -> Self:
+        return cls(**row)
+
+
+class Record(Protocol):
+    """A frozen dataclass that JSON can hold."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @classmethod
+    def from_json(cls, row: dict[str, Any]) -> Self: ...
+
+
+R = TypeVar("R", bound=Record)
+
 
 @final
-class Journal:
-    """An append-only file of JSON lines, each on the disk before `append` returns."""
+class Journal(Generic[R]):
+    """An append-only file of records of one kind, a line of JSON each, on the disk before `append` returns."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, kind: type[R]) -> None:
+        self.path, self._kind = path, kind
 
-    def read(self) -> list[dict[str, Any]]:
+    def read(self) -> list[R]:
         """Every whole line. A torn last line is cut off the file; any other broken line raises RecordsError."""
         if not self.path.exists():
             return []
@@ -121,12 +152,14 @@ class Journal:
         rows = []
         for number, line in enumerate(whole.splitlines(), 1):
             try:
-                rows.append(json.loads(line))
-            except ValueError as error:
-                raise RecordsError(f"{self.path}:{number}: not a record ({error}); repair or remove the line") from error
+                rows.append(self._kind.from_json(json.loads(line)))
+            except (ValueError, TypeError, KeyError) as error:
+                raise RecordsError(
+                    f"{self.path}:{number}: not a {self._kind.__name__} ({cause(error)}); repair or remove the line"
+                ) from error
         return rows
 
-    def append(self, record: Any) -> None:
+    def append(self, record: R) -> None:
         """Writes a record as one line and waits until the disk has it. Raises RecordsError where it cannot."""
         line = json.dumps(asdict(record), ensure_ascii=False).encode() + b"\n"
         try:
@@ -166,4 +199,4 @@ def write_text(path: Path, text: str) -> None:
 
 def read_samples(folder: Path) -> list[SampleRecord]:
     """The records of a run's folder, in the order written."""
-    return [SampleRecord.from_json(row) for row in Journal(folder / "samples.jsonl").read()]
+    return Journal(folder / "samples.jsonl", SampleRecord).read()

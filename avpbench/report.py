@@ -30,9 +30,10 @@ def _ms(value: float | None) -> str:
     return "-" if value is None else f"{value * 1000:.2f} ms"
 
 
+_SETTINGS = {"model": "", "chain": "", "context": "", "question": "first", "donor": "self", "think": "0", "seed": "0"}  # left unsaid
 _NOTE = (
     "tokens: a sample, all agents' turns; wire: a sample, all hops; cache: largest K/V of a turn; TTFT: last hop, batch 1,"
-    " from bytes in host memory; speed-up: re-prefill's TTFT / its own"
+    " prefix + new tokens, from bytes in host memory; speed-up: re-prefill's TTFT / its own"
 )
 
 
@@ -46,6 +47,10 @@ def columns(summary: Summary) -> dict[str, str]:
         "model": subject.model,
         "chain": str(subject.chain),
         "context": str(subject.context_tokens),
+        "question": subject.question,
+        "donor": subject.donor,
+        "think": str(subject.think_steps),
+        "seed": str(subject.seed),
         "strategy": subject.strategy,
         "n": str(quality.num_samples),
         "errors": str(quality.num_errors),
@@ -54,6 +59,7 @@ def columns(summary: Summary) -> dict[str, str]:
         "prefilled": _number(quality.prefilled_tokens, 0),
         "generated": _number(quality.generated_tokens, 0),
         "wire": bytes_text(quality.wire_bytes),
+        "prefix + new": "-" if times.prefix_tokens is None else f"{times.prefix_tokens:.0f} + {times.new_tokens:.0f}",
         "TTFT": _ms(times.ttft_host_s),
         "speed-up": _number(times.ttft_host_speedup, 2, "x"),
         "hand-off": _ms(times.handoff_s),
@@ -62,11 +68,11 @@ def columns(summary: Summary) -> dict[str, str]:
 
 
 def tables(summaries: Sequence[Summary], title: str) -> list[Table]:
-    """A row a summary; on a terminal too narrow for that, a column a summary. What is the same in all goes into the title."""
+    """A row a summary; on a terminal too narrow for that, a column a summary. A setting that is the same in all goes into the title."""
     rows = [columns(s) for s in summaries]
-    same = {k: v for k, v in rows[0].items() if k in ("model", "chain", "context") and all(r[k] == v for r in rows)}
+    same = {k: v for k, v in rows[0].items() if k in _SETTINGS and all(r[k] == v for r in rows)}
     rows = [{k: v for k, v in row.items() if k not in same} for row in rows]
-    title = ", ".join([title, *(f"{k} {v}" for k, v in same.items())])
+    title = ", ".join([title, *(f"{k} {v}" for k, v in same.items() if v != _SETTINGS[k])])
     widths = [max(len(k), *(len(row[k]) for row in rows)) for k in rows[0]]
     if sum(widths) + 2 * len(widths) <= console.width and len(rows) > 1:
         return [_table(title, list(rows[0]), [list(row.values()) for row in rows])]
@@ -97,10 +103,12 @@ def show_tables(summaries: Sequence[Summary], title: str) -> None:
 
 def stages_text(times: Times) -> str | None:
     """Where the hand-off's time went, and the share of its total that no stage explains."""
-    if times.stages_s is None:
+    if times.stages_residual is None:
         return None
+    if times.stages_s is None:
+        return f"stages withheld: {times.stages_residual:.1%} of the hand-off clock is in none of them"
     parts = ", ".join(f"{name} {1000 * seconds:.2f}" for name, seconds in times.stages_s.items())
-    return f"stages (ms, repeats of their own): {parts}; residual {times.stages_residual:.1%}"
+    return f"stages (ms, repeats of their own): {parts}; residual against the hand-off clock {times.stages_residual:.1%}"
 
 
 def show_comparison(done: Sequence[Summary], failed: Sequence[str]) -> None:

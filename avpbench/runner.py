@@ -64,7 +64,7 @@ class _Run:
         write_json(folder / "meta.json", asdict(about))
         write_text(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
         tracker: Tracker = build(cfg.tracker)
-        tracker.start(folder, about, read_samples(folder))
+        tracker.start(folder, about, self._samples())
         samples: list[SampleRecord] = []
         summary = None
         try:
@@ -73,6 +73,7 @@ class _Run:
             samples = self._samples()
             summary = self._summary(samples, peaks)
             write_json(folder / "summary.json", summary.row())
+            check_stop()  # what was asked for during the last block stops a multirun
         except KeyboardInterrupt:
             count = len(self._samples())
             say(f"stopped; {count} of {cell.num_samples} samples are kept in {folder}. The same command goes on from there.")
@@ -99,7 +100,7 @@ class _Run:
         weights_bytes = reset_peak(device)
         fresh = 0
         if self.cfg.quality.enabled:
-            for record in quality.run(self.cell, Journal(self.folder / "samples.jsonl"), check_stop):
+            for record in quality.run(self.cell, Journal(self.folder / "samples.jsonl", SampleRecord), check_stop):
                 tracker.sample(record)
                 fresh += 1
         earlier = self.folder / "summary.json"
@@ -119,13 +120,11 @@ class _Run:
         if self.cfg.latency.enabled:
             rivals = [r for r in self.wanted.rivals if self._possible(r, f"latency is not compared with {r.kind}")]
             try:
-                latency.run(
-                    self.cell, [self.wanted.strategy, *rivals], self.wanted.timing, Journal(self.folder / "latency.jsonl"), check_stop
-                )
+                latency.run(self.cell, [self.wanted.strategy, *rivals], self.wanted.timing, self._timed(), check_stop)
             except (OutOfMemory, ConfigError) as error:
                 say(f"latency stops before its last block: {error}")
         if self.cfg.fidelity.enabled:
-            fidelity.run(self.cell, Journal(self.folder / "fidelity.jsonl"), check_stop)
+            fidelity.run(self.cell, self._scored(), check_stop)
 
     def _possible(self, strategy: Strategy, otherwise: str) -> bool:
         try:
@@ -134,6 +133,12 @@ class _Run:
             say(f"{otherwise} ({error})")
             return False
         return True
+
+    def _timed(self) -> Journal[LatencyRecord]:
+        return Journal(self.folder / "latency.jsonl", LatencyRecord)
+
+    def _scored(self) -> Journal[FidelityRecord]:
+        return Journal(self.folder / "fidelity.jsonl", FidelityRecord)
 
     def _ids(self) -> set[str]:
         return {self.cell.task.problem(i).id for i in range(self.cell.num_samples)}
@@ -144,9 +149,8 @@ class _Run:
         return [sample for sample in read_samples(self.folder) if sample.sample_id in ids]
 
     def _summary(self, samples: list[SampleRecord], peaks: Peaks) -> Summary:
-        rows = {name: Journal(self.folder / f"{name}.jsonl").read() for name in ("latency", "fidelity")}
         ids, cell = self._ids(), self.cell
-        scored = [f for f in (FidelityRecord(**row) for row in rows["fidelity"]) if f.sample_id in ids]
+        scored = [f for f in self._scored().read() if f.sample_id in ids]
         subject = Subject(
             cell=self.identity.hash,
             model=cell.agents[0].engine.spec.name,
@@ -157,8 +161,13 @@ class _Run:
             budget_bits=None,
             chain=cell.settings.chain,
             context_tokens=cell.context_tokens,
+            question=cell.settings.question,
+            donor=cell.settings.donor,
+            think_steps=cell.settings.think_steps,
+            seed=cell.settings.seed,
         )
-        times = clocks([LatencyRecord(**row) for row in rows["latency"]], self.wanted.strategy.kind)
+        exact = cell.agents[-1].engine.device.type == "cuda"
+        times = clocks(self._timed().read(), self.wanted.strategy.kind, exact)
         return Summary(subject, score(samples), divergence(scored), times, peaks)
 
     def _tell(self, summary: Summary, samples: list[SampleRecord], notes: list[str]) -> None:

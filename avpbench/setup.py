@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from typing import final
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from avpbench.build import build
 from avpbench.cell import Cell, Settings
@@ -40,6 +41,10 @@ class Plan:
 def plan(cfg: DictConfig) -> Plan:
     """Raises ConfigError for a value or a combination that cannot run."""
     whole("seed", cfg.seed, 0)
+    if not re.fullmatch(r"[\w.-]+", str(cfg.study)):
+        raise ConfigError(f"study must be a name of letters, digits and . _ -, got {cfg.study!r}")
+    if not isinstance(cfg.latency.against, ListConfig):
+        raise ConfigError(f"latency.against must be a list, got {cfg.latency.against!r}; write latency.against=[{cfg.latency.against}]")
     if not isinstance(cfg.results, str):
         raise ConfigError(f"results must be a folder, got {cfg.results!r}")
     one_of("resume", cfg.resume, ("auto", "anyway", "never"))
@@ -81,7 +86,7 @@ def cell_of(cfg: DictConfig, wanted: Plan | None = None) -> Cell:
     return Cell.build(wanted.settings, task, engines, wanted.strategy, wanted.link, cfg.limit)
 
 
-def source(model: DictConfig) -> Source:
+def _source(model: DictConfig) -> Source:
     """Where a model's config says to look."""
     shape = None if model.shape is None else json.dumps(OmegaConf.to_container(model.shape, resolve=True), sort_keys=True)
     return Source(
@@ -90,18 +95,18 @@ def source(model: DictConfig) -> Source:
     )  # fmt: skip
 
 
-def _sources(cfg: DictConfig, chain: int) -> list[Source]:
+def sources_of(cfg: DictConfig, chain: int) -> list[Source]:
     """A source an agent: the receiver plays every second one, a role's own model goes before both."""
     found = []
     for place, role in enumerate(roles(chain)):
         other = cfg.roles[role] or (cfg.receiver if place % 2 else None)
-        found.append(source(model_config(other) if other else cfg.model))
+        found.append(_source(model_config(other) if other else cfg.model))
     return found
 
 
 def _load(cfg: DictConfig, chosen: Settings) -> tuple[Task, list[Engine]]:
     """Looks up data and models, reports all that is missing at once, then loads."""
-    sources = _sources(cfg, chosen.chain)
+    sources = sources_of(cfg, chosen.chain)
     missing = []
     task: Task | None = None
     try:

@@ -10,7 +10,7 @@ from avpbench.config import compose, identify
 from avpbench.engine.load import tokenizer_of
 from avpbench.progress import say
 from avpbench.prompts import ChatTemplate, fill, prompt, roles
-from avpbench.setup import plan, source
+from avpbench.setup import plan, sources_of
 
 
 def show(words: Sequence[str]) -> None:
@@ -18,14 +18,14 @@ def show(words: Sequence[str]) -> None:
     cfg = compose(words)
     plan(cfg)
     task = build(cfg.task)
-    template = ChatTemplate(tokenizer_of(source(cfg.model))[0])
-    context, context_tokens = shared_context(task, template, cfg.context)
+    templates = [ChatTemplate(tokenizer_of(one)[0]) for one in sources_of(cfg, cfg.chain)]
+    context, context_tokens = shared_context(task, templates[0], cfg.context)
     identity = identify(cfg)
     problem = task.problem(0)
     say(f"cell {identity.folder} (study {identity.study})")
     say(f"chain: {' -> '.join(roles(cfg.chain))}; strategy {identity.strategy}")
     say(f"problem {problem.id}, gold {problem.gold}; {context_tokens} tokens of context\n")
-    for place, role in enumerate(roles(cfg.chain)):
+    for place, (role, template) in enumerate(zip(roles(cfg.chain), templates, strict=True)):
         told = prompt(problem, cfg.question, place, cfg.chain, context, cfg.repeat)
         slot = "<what came over the hop>" if place else ""
         alone = template.first(fill(slot, told.words))

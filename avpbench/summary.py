@@ -7,11 +7,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, final
 
-from avpbench.records import FidelityRecord, LatencyRecord, SampleRecord
+from avpbench.records import CLOCKS, FidelityRecord, LatencyRecord, SampleRecord, whole_blocks
 
 AA_LIMIT = 0.02
+RESIDUAL_LIMIT = 0.02
 REFERENCE = "reprefill"
-_CLOCKS = ("host", "device", "handoff")
 
 
 @final
@@ -28,6 +28,10 @@ class Subject:
     budget_bits: float | None
     chain: int
     context_tokens: int
+    question: str
+    donor: str
+    think_steps: int
+    seed: int
 
 
 @final
@@ -63,8 +67,8 @@ class Times:
     reference_ttft_device_s: float | None
     ttft_host_speedup: float | None  # None too where the A/A gate did not hold
     ttft_device_speedup: float | None
-    stages_s: dict[str, float] | None
-    stages_residual: float | None  # the share of the total that no stage explains
+    stages_s: dict[str, float] | None  # None too where they were withheld: see the residual
+    stages_residual: float | None  # the share of the hand-off clock, from repeats without stages, that no stage explains
     num_blocks: int
     prefix_tokens: float | None
     new_tokens: float | None
@@ -129,40 +133,38 @@ def divergence(fidelity: Sequence[FidelityRecord]) -> float | None:
     return mean(f.kl for f in fidelity)
 
 
-def clocks(latency: Sequence[LatencyRecord], strategy: str) -> Times:
-    """What the latency phase came to for this strategy."""
-    whole = _whole(latency, strategy)
-    own = {c: [r.seconds for r in whole if (r.strategy, r.clock, r.aa) == (strategy, c, False)] for c in _CLOCKS}
-    reference = {c: [r.seconds for r in whole if (r.strategy, r.clock, r.aa) == (REFERENCE, c, False)] for c in _CLOCKS}
-    aa = aa_interval(latency, strategy)
-    staged = [(r.stages_s, r.seconds) for r in whole if r.strategy == strategy and r.stages_s and not r.aa]
-    stages = {name: sum(s[name] for s, _ in staged) / len(staged) for name in staged[0][0]} if staged else None
+def clocks(latency: Sequence[LatencyRecord], strategy: str, exact: bool = False) -> Times:
+    """What the latency phase came to for this strategy, over blocks that it and the reference (if it ran) have whole.
+
+    With `exact` (events of a device), stages that do not add up to the hand-off within RESIDUAL_LIMIT are withheld.
+    """
+    kinds = {strategy} | ({REFERENCE} & {r.strategy for r in latency})
+    blocks = whole_blocks(latency, {(kind, False) for kind in kinds})
+    whole = [r for r in latency if r.block in blocks]
+    own = {c: [r.seconds for r in whole if (r.strategy, r.clock, r.aa) == (strategy, c, False)] for c in CLOCKS}
+    reference = {c: [r.seconds for r in whole if (r.strategy, r.clock, r.aa) == (REFERENCE, c, False)] for c in CLOCKS}
+    aa = aa_interval(whole, strategy)
+    staged = [r.stages_s for r in whole if r.strategy == strategy and r.stages_s and not r.aa]
+    stages = {name: sum(s[name] for s in staged) / len(staged) for name in staged[0]} if staged else None
+    residual = 1 - sum(stages.values()) * len(own["handoff"]) / sum(own["handoff"]) if stages else None
+    if exact and residual is not None and abs(residual) > RESIDUAL_LIMIT:
+        stages = None
     return Times(
         ttft_host_s=mean(own["host"]),
         ttft_device_s=mean(own["device"]),
         handoff_s=mean(own["handoff"]),
         reference_ttft_host_s=mean(reference["host"]),
         reference_ttft_device_s=mean(reference["device"]),
-        ttft_host_speedup=speedup(latency, strategy, "host"),
-        ttft_device_speedup=speedup(latency, strategy, "device"),
+        ttft_host_speedup=speedup(whole, strategy, "host"),
+        ttft_device_speedup=speedup(whole, strategy, "device"),
         stages_s=stages,
-        stages_residual=1 - sum(stages.values()) / (sum(t for _, t in staged) / len(staged)) if stages else None,
+        stages_residual=residual,
         num_blocks=len(own["host"]),
         prefix_tokens=mean(r.prefix_tokens for r in whole if r.strategy == strategy),
         new_tokens=mean(r.new_tokens for r in whole if r.strategy == strategy),
         aa_log_ratio_low=aa[0] if aa else None,
         aa_log_ratio_high=aa[1] if aa else None,
     )
-
-
-def _whole(latency: Sequence[LatencyRecord], strategy: str) -> list[LatencyRecord]:
-    """The records of blocks in which this strategy, and the reference if it ran at all, have every clock."""
-    kinds = {strategy} | ({REFERENCE} & {r.strategy for r in latency})
-    held: dict[int, set[tuple[str, str]]] = {}
-    for r in latency:
-        held.setdefault(r.block, set()).add((r.strategy, r.clock))
-    clocks = {r.clock for r in latency}
-    return [r for r in latency if all((kind, clock) in held[r.block] for kind in kinds for clock in clocks)]
 
 
 def speedup(latency: Sequence[LatencyRecord], strategy: str, clock: str) -> float | None:

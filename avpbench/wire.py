@@ -25,6 +25,7 @@ from avpbench.errors import WireError
 FORMAT, VERSION = "avpbench", "1"
 MAX_HEADER_BYTES = 16 * 2**20
 _MAX_ELEMENTS = 2**48
+_MAX_AXES = 8
 _ALIGN = 64
 _DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F8_E4M3": torch.float8_e4m3fn,
@@ -67,23 +68,31 @@ def decode(buffer: memoryview | bytearray | bytes, max_bytes: int | None = None)
     Raises WireError, naming what was wrong, for bytes that are not exactly one undamaged parcel or exceed `max_bytes`.
     """
     view = memoryview(buffer)
+    if max_bytes is not None and view.nbytes > max_bytes:
+        raise WireError(f"parcel of {view.nbytes} bytes exceeds the limit of {max_bytes} bytes")
     if view.readonly:
         view = memoryview(bytearray(view))
-    if max_bytes is not None and len(view) > max_bytes:
-        raise WireError(f"parcel of {len(view)} bytes exceeds the limit of {max_bytes} bytes")
     begin = _checked_digest(view)
     try:
         header = json.loads(bytes(view[8:begin]))
         metadata = header.pop("__metadata__")
         if (metadata["format"], metadata["version"]) != (FORMAT, VERSION):
-            raise WireError(f"parcel of format {metadata['format']!r} version {metadata['version']!r}; wanted {FORMAT} {VERSION}")
+            raise WireError(
+                f"parcel of format {_short(metadata['format'])} version {_short(metadata['version'])}; wanted {FORMAT} {VERSION}"
+            )
         card = _card(json.loads(metadata["card"]))
         tensors = _tensors(header, view, begin)
     except WireError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise WireError(f"parcel header is malformed: {type(error).__name__}: {error}") from error
+        raise WireError(f"parcel header is malformed: {type(error).__name__}: {_short(error)}") from error
     return Parcel(card, tensors)
+
+
+def _short(value: object) -> str:
+    """What a stranger's header says, cut to fit a message."""
+    text = str(value) if isinstance(value, Exception) else repr(value[:20] if isinstance(value, list) else value)
+    return text if len(text) <= 100 else f"{text[:100]}..."
 
 
 def _checked_digest(view: memoryview) -> int:
@@ -110,7 +119,7 @@ def _card(raw: Any) -> CacheCard:
     for field in fields(ModelSpec):
         wanted = int if field.type == "int" else str
         if type(getattr(sender, field.name)) is not wanted:
-            raise WireError(f"card: sender.{field.name} must be {wanted.__name__}, got {getattr(sender, field.name)!r}")
+            raise WireError(f"card: sender.{field.name} must be {wanted.__name__}, got {_short(getattr(sender, field.name))}")
     if type(raw["kind"]) is not str or type(raw["body"]) is not dict or type(raw["decision"]) not in (str, type(None)):
         raise WireError("card: kind must be a string, body an object, decision a string or null")
     return CacheCard(raw["kind"], sender, raw["body"], raw["decision"])
@@ -122,19 +131,22 @@ def _tensors(table: dict[str, Any], view: memoryview, begin: int) -> dict[str, T
     for name, row in table.items():
         shape, (start, stop) = row["shape"], row["data_offsets"]
         if row["dtype"] not in _DTYPES:
-            raise WireError(f"tensor {name!r} has unknown dtype {row['dtype']!r}")
-        if any(type(n) is not int or n < 0 for n in (*shape, start, stop)):
-            raise WireError(f"tensor {name!r}: shape {shape} and offsets {start}, {stop} must be whole numbers >= 0")
+            raise WireError(f"tensor {_short(name)} has unknown dtype {_short(row['dtype'])}")
+        if len(shape) > _MAX_AXES or any(type(n) is not int or not 0 <= n < _MAX_ELEMENTS for n in (*shape, start, stop)):
+            raise WireError(
+                f"tensor {_short(name)}: shape {_short(shape)} and offsets {_short(start)}, {_short(stop)} must be whole numbers from 0"
+                f" to {_MAX_ELEMENTS}, of at most {_MAX_AXES} axes"
+            )
         if math.prod(n for n in shape if n) >= _MAX_ELEMENTS:
-            raise WireError(f"tensor {name!r} has shape {shape}, which no memory holds")
+            raise WireError(f"tensor {_short(name)} has shape {shape}, which no memory holds")
         dtype = _DTYPES[row["dtype"]]
         size = math.prod(shape) * dtype.itemsize
         if start != at or stop - start != size:
-            raise WireError(f"tensor {name!r} of {size} bytes claims {start} to {stop}; wanted {at} to {at + size}")
+            raise WireError(f"tensor {_short(name)} of {size} bytes claims {start} to {stop}; wanted {at} to {at + size}")
         if (begin + start) % dtype.itemsize:
-            raise WireError(f"tensor {name!r} of {row['dtype']} begins at byte {begin + start}, which is not aligned")
+            raise WireError(f"tensor {_short(name)} of {row['dtype']} begins at byte {begin + start}, which is not aligned")
         if begin + stop > len(view):
-            raise WireError(f"tensor {name!r} ends at byte {begin + stop} of a parcel of {len(view)}")
+            raise WireError(f"tensor {_short(name)} ends at byte {begin + stop} of a parcel of {len(view)}")
         at = stop
         tensors[name] = (
             torch.frombuffer(view, dtype=dtype, count=math.prod(shape), offset=begin + start).view(shape)

@@ -188,10 +188,11 @@ def test_each_gate_catches_its_mutant(
 
 
 def test_detections_need_a_model_that_looks_at_positions(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A model that is blind to positions would make the shifted-position gate mean nothing, and the gate says so."""
+    """A model that hardly looks at its cache would make the detecting gates mean nothing, and they say so."""
     blind = dummy("qwen2", seed=9, initializer_range=1e-6)
     results = {g.name: g for g in gates.check(blind, agents(blind), full=True)}
     assert not results["shifted_position_detected"].passed
+    assert not results["shown_pad_detected"].passed
     load.cache_clear()
 
 

@@ -15,10 +15,12 @@ from avpbench.engine.engine import Engine
 from avpbench.errors import ConfigError
 from avpbench.phases import latency
 from avpbench.phases.latency import Timing
-from avpbench.records import Journal, LatencyRecord
+from avpbench.records import CLOCKS, Journal, LatencyRecord
 from avpbench.strategies.raw import Raw
 from avpbench.strategies.reprefill import Reprefill
 from avpbench.summary import aa_interval, clocks, speedup, wilson
+
+OWN = Timing(repeats=1, warmup=0, new_tokens=None, prefix_tokens=None, aa=False)
 
 
 def record(block: int, strategy: str, seconds: float, clock: str = "host", aa: bool = False) -> LatencyRecord:
@@ -27,9 +29,9 @@ def record(block: int, strategy: str, seconds: float, clock: str = "host", aa: b
 
 def timed(engine: Engine, tmp_path: Path, names: tuple[str, ...] = ("raw", "reprefill", "text"), **changes: object) -> list[LatencyRecord]:
     timing = Timing(**({"repeats": 3, "warmup": 1, "new_tokens": 16, "prefix_tokens": None, "aa": False} | changes))  # type: ignore[arg-type]
-    journal = Journal(tmp_path / "latency.jsonl")
+    journal = Journal(tmp_path / "latency.jsonl", LatencyRecord)
     latency.run(cell(engine, limit=2), [build(strategy_config(n)) for n in names], timing, journal, no_stop)
-    return [LatencyRecord(**row) for row in journal.read()]
+    return journal.read()
 
 
 def test_every_block_has_every_strategy_and_clock(tiny: Engine, tmp_path: Path) -> None:
@@ -63,13 +65,13 @@ def test_raw_and_reprefill_are_timed_on_the_same_tokens(tiny: Engine, tmp_path: 
     assert {r.new_tokens for r in text} == {7}
     assert all(80 < r.prefix_tokens < 250 for r in text)
     one = cell(tiny, limit=2)
-    raw, again = latency.last_hops(one, [Raw(), Reprefill()], 1, None)
+    raw, again = latency.last_hops(one, [Raw(), Reprefill()], 1, OWN)
     assert raw.state.token_ids == again.state.token_ids
 
 
 def test_text_is_replayed_through_its_own_hops(tiny: Engine) -> None:
     one = cell(tiny, limit=2)
-    hop, raw = latency.last_hops(one, [build(strategy_config("text")), Raw()], 0, None)
+    hop, raw = latency.last_hops(one, [build(strategy_config("text")), Raw()], 0, OWN)
     assert hop.state.turn.said == raw.state.turn.said
     assert hop.state.received is not None
     assert hop.state.received.card.kind == "text"
@@ -90,6 +92,16 @@ def test_what_a_crash_left_of_a_block_does_not_count(tiny: Engine, tmp_path: Pat
     rows = timed(tiny, tmp_path, ("raw", "reprefill"), repeats=2)
     assert [len([r for r in rows if r.block == b]) for b in range(3)] == [8, 5, 8]
     assert clocks(rows, "raw").num_blocks == 2
+
+
+def test_half_a_block_enters_no_number() -> None:
+    """A block that lost a clock counts in no mean, and in no speed-up either; an A/A row does not stand for a plain one."""
+    whole = [record(0, s, t, clock) for s, t in (("raw", 1.0), ("reprefill", 2.0)) for clock in CLOCKS]
+    torn = [record(1, "raw", 1.0), record(1, "reprefill", 200.0)]
+    doubled = [record(2, s, 1.0, clock, aa=s == "raw") for s in ("raw", "reprefill") for clock in CLOCKS]
+    times = clocks([*whole, *torn, *doubled], "raw")
+    assert times.num_blocks == 1
+    assert times.ttft_host_speedup == pytest.approx(2.0)
 
 
 def test_blocks_without_aa_do_not_count_for_aa(tiny: Engine, tmp_path: Path) -> None:
@@ -120,22 +132,26 @@ def test_the_speedup_is_a_geometric_mean_over_blocks() -> None:
 
 
 def test_an_unsound_aa_withholds_the_speedup_and_nothing_else() -> None:
-    rows = [record(b, s, t) for b in range(4) for s, t in (("raw", 1.0), ("reprefill", 2.0))]
+    rows = [record(b, s, t, clock) for b in range(4) for s, t in (("raw", 1.0), ("reprefill", 2.0)) for clock in CLOCKS]
     sound = rows + [record(b, "raw", 1.0 + 0.001 * (-1) ** b, aa=True) for b in range(4)]
     unsound = rows + [record(b, "raw", 1.0 + 0.3 * (-1) ** b, aa=True) for b in range(4)]
     assert speedup(sound, "raw", "host") == pytest.approx(2.0)
     assert speedup(unsound, "raw", "host") is None
     times = clocks(unsound, "raw")
-    assert times.stages_s is None
+    assert times.ttft_host_speedup is None
     assert times.ttft_host_s == pytest.approx(1.0)
     assert times.reference_ttft_host_s == pytest.approx(2.0)
 
 
 def test_stages_are_means_and_the_residual_is_told() -> None:
-    rows = [replace(record(b, "raw", 10.0, "stages"), stages_s={"decode": 4.0, "prefill": 5.0 + b}) for b in (0, 1)]
+    rows = [record(b, "raw", 10.0, clock) for b in (0, 1) for clock in CLOCKS]
+    rows = [replace(r, seconds=99.0, stages_s={"decode": 4.0, "prefill": 5.0 + r.block}) if r.clock == "stages" else r for r in rows]
     times = clocks(rows, "raw")
     assert times.stages_s == {"decode": 4.0, "prefill": 5.5}
     assert times.stages_residual == pytest.approx(1 - 9.5 / 10)
+    withheld = clocks(rows, "raw", exact=True)
+    assert withheld.stages_s is None
+    assert withheld.stages_residual == times.stages_residual
 
 
 def test_wilson_agrees_with_a_worked_example() -> None:

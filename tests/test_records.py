@@ -9,6 +9,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,31 +23,36 @@ class Row:
     n: int
     text: str = "é"
 
+    @classmethod
+    def from_json(cls, row: dict[str, Any]) -> Row:
+        return cls(**row)
+
 
 def test_lines_are_appended_and_read(tmp_path: Path) -> None:
-    journal = Journal(tmp_path / "x.jsonl")
+    journal = Journal(tmp_path / "x.jsonl", Row)
     assert journal.read() == []
     for n in range(3):
         journal.append(Row(n))
-    assert journal.read() == [{"n": n, "text": "é"} for n in range(3)]
+    assert journal.read() == [Row(n) for n in range(3)]
 
 
 @pytest.mark.parametrize("torn", [b'{"n": 3, "te', b"\xff\xfe", b"{"])
 def test_a_torn_last_line_is_cut(tmp_path: Path, torn: bytes) -> None:
-    journal = Journal(tmp_path / "x.jsonl")
+    journal = Journal(tmp_path / "x.jsonl", Row)
     journal.append(Row(1))
     with journal.path.open("ab") as file:
         file.write(torn)
     assert len(journal.read()) == 1
     journal.append(Row(2))
-    assert [row["n"] for row in journal.read()] == [1, 2]
+    assert [row.n for row in journal.read()] == [1, 2]
 
 
-def test_a_broken_line_in_the_middle_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("line", ["not json", "{}", "42", '{"n": 1, "other": 2}'])
+def test_a_broken_line_in_the_middle_is_named(tmp_path: Path, line: str) -> None:
     path = tmp_path / "x.jsonl"
-    path.write_text('{"n": 1}\nnot json\n{"n": 2}\n')
-    with pytest.raises(RecordsError, match=r"x\.jsonl:2"):
-        Journal(path).read()
+    path.write_text(f'{{"n": 1}}\n{line}\n{{"n": 2}}\n')
+    with pytest.raises(RecordsError, match=r"x\.jsonl:2: not a Row"):
+        Journal(path, Row).read()
 
 
 def test_a_full_disk_keeps_every_earlier_line(tmp_path: Path) -> None:
@@ -60,7 +66,7 @@ from avpbench.errors import RecordsError
 from avpbench.records import Journal
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
-journal = Journal(Path({str(tmp_path / "x.jsonl")!r}))
+journal = Journal(Path({str(tmp_path / "x.jsonl")!r}), Row)
 try:
     for n in range(100):
         journal.append(Row(n, "word"))
@@ -72,7 +78,7 @@ except RecordsError as error:
     assert "Every earlier record is safe" in done.stdout
     rows = (tmp_path / "x.jsonl").read_bytes()
     assert rows.endswith(b"\n")
-    assert [row["n"] for row in Journal(tmp_path / "x.jsonl").read()] == list(range(rows.count(b"\n")))
+    assert [row.n for row in Journal(tmp_path / "x.jsonl", Row).read()] == list(range(rows.count(b"\n")))
     assert rows.count(b"\n") > 2
 
 
@@ -149,5 +155,6 @@ def test_samples_come_back_as_they_went(tmp_path: Path) -> None:
     turn = TurnRecord("solver", "tiny", "#### 3", "stop", 5, 6, 7, 0, 100)
     hop = HopRecord("raw", None, 1, 2, 300, 200, {"export": 0.1})
     record = SampleRecord("a", "3", "3", True, "ok", "#### 3", (turn,), (hop,), 4)
-    Journal(tmp_path / "x.jsonl").append(record)
-    assert SampleRecord.from_json(Journal(tmp_path / "x.jsonl").read()[0]) == record
+    journal = Journal(tmp_path / "x.jsonl", SampleRecord)
+    journal.append(record)
+    assert journal.read() == [record]

@@ -81,7 +81,7 @@ def test_a_run_leaves_what_the_design_names(tmp_path: Path) -> None:
     assert summary["ttft_host_s"] > 0
     meta = json.loads((path / "meta.json").read_text())
     assert meta["cell"] == summary["cell"]
-    assert {"weights", "tokenizers", "data", "dtype", "device", "code", "prompts"} == set(meta["identity"])
+    assert {"weights", "tokenizers", "data", "dtype", "device", "libraries", "code", "prompts"} == set(meta["identity"])
     assert all(gate["passed"] for gate in meta["gates"])
     assert meta["config"]["chain"] == 2
     assert meta["versions"]["torch"] == torch.__version__
@@ -139,7 +139,7 @@ def test_what_cannot_change_a_result_is_not_hashed(tmp_path: Path) -> None:
         assert identify(compose([word])).hash != base, word
 
 
-@pytest.mark.parametrize("key", ["weights", "data", "dtype", "device", "code"])
+@pytest.mark.parametrize("key", ["weights", "data", "dtype", "device", "code", "libraries"])
 def test_resume_refuses_and_names_what_changed(tmp_path: Path, key: str) -> None:
     go(tmp_path, "limit=4")
     path = folder(tmp_path) / "meta.json"
@@ -153,6 +153,38 @@ def test_resume_refuses_and_names_what_changed(tmp_path: Path, key: str) -> None
     assert key in json.loads(path.read_text())["resumed_anyway"][0]["changed"][0]
     assert go(tmp_path, "limit=2", "resume=never")["num_samples"] == 2
     assert len(list(path.parent.glob("before-*/samples.jsonl"))) == 1
+
+
+def test_earlier_sessions_stay_on_record(tmp_path: Path) -> None:
+    go(tmp_path, "limit=2")
+    path = folder(tmp_path) / "meta.json"
+    first = json.loads(path.read_text())
+    go(tmp_path, "limit=4", "gates=off")
+    go(tmp_path, "limit=5", "gates=off")
+    meta = json.loads(path.read_text())
+    assert [len(session["gates"]) for session in meta["earlier"]] == [5, 0]
+    assert meta["earlier"][0]["began"] == first["began"]
+    assert meta["earlier"][0]["versions"] == first["versions"]
+
+
+def test_a_machine_without_git_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    go(tmp_path, "limit=2")
+    assert json.loads((folder(tmp_path) / "meta.json").read_text())["git"] == {"commit": None, "dirty": None}
+
+
+def test_a_stop_asked_for_in_the_last_block_stops_what_follows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cell is whole, and yet a multirun must not start its next one."""
+    run_chain = quality.run_chain
+
+    def interrupted(*args: Any) -> Any:
+        signal.raise_signal(signal.SIGINT)
+        return run_chain(*args)
+
+    monkeypatch.setattr(quality, "run_chain", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        go(tmp_path, "limit=4")
+    assert json.loads((folder(tmp_path) / "summary.json").read_text())["num_samples"] == 4
 
 
 def test_a_folder_of_another_cell_is_refused(tmp_path: Path) -> None:

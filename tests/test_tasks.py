@@ -61,9 +61,15 @@ def test_stories_depend_on_seed_split_level_and_index_alone() -> None:
 
 
 def test_train_and_test_share_no_names_and_numbers() -> None:
-    train = {story(0, "train", i).key for i in range(3000)}
-    test = {story(0, "test", i).key for i in range(1000)}
-    assert not train & test
+    """No two have the same plan, whatever the wording, the object and the distractors."""
+
+    def plan(split: str, index: int) -> tuple[str, ...]:
+        *equations, find = story(0, split, index).equations(only_needed=True)
+        return (*equations, find.rsplit(" in ", 1)[0])
+
+    train = [plan("train", i) for i in range(12_000)]
+    assert len(set(train)) < len(train)  # short ones do come twice, so sharing would show
+    assert not set(train) & {plan("test", i) for i in range(1500)}
 
 
 def test_unseen_levels_use_what_training_never_does() -> None:
@@ -143,6 +149,13 @@ def test_a_broken_line_is_named(tmp_path: Path, line: str) -> None:
     (tmp_path / "train.jsonl").write_text(good)
     (tmp_path / "test.jsonl").write_text(good + line + "\n")
     with pytest.raises(NotFound, match=r"test\.jsonl:2: broken line"):
+        Gsm8k(str(tmp_path), "main")
+
+
+def test_an_empty_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "train.jsonl").write_text('{"question": "How many?", "answer": "#### 1"}\n')
+    (tmp_path / "test.jsonl").write_text("\n")
+    with pytest.raises(NotFound, match=r"test\.jsonl holds no problems"):
         Gsm8k(str(tmp_path), "main")
 
 

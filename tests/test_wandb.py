@@ -76,6 +76,21 @@ def test_a_tracker_that_fails_does_not_cost_the_run(
     assert "W&B is left out (OSError: no route to host)" in capsys.readouterr().out
 
 
+def test_a_tracker_that_breaks_meanwhile_does_not_cost_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import wandb
+
+    class Broken:
+        dir = "x/files"
+
+        def define_metric(self, *args: object, **kwargs: object) -> None: ...
+
+        def log(self, row: object) -> None:
+            raise OSError("the service died")
+
+    monkeypatch.setattr(wandb, "init", lambda **kwargs: Broken())
+    assert go(tmp_path, "tracker=wandb", "limit=3")["num_samples"] == 3
+
+
 def test_without_wandb_everything_else_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     import importlib.util
 

@@ -6,6 +6,7 @@ import json
 import random
 import resource
 import struct
+import time
 
 import pytest
 import torch
@@ -193,6 +194,18 @@ def test_shapes_that_overflow_are_refused(shape: list[int]) -> None:
     header["a"] = dict(header["a"]) | {"shape": shape}  # type: ignore[call-overload]
     with pytest.raises(WireError):
         wire.decode(resealed(json.dumps(header, separators=(",", ":")).encode()))
+
+
+@pytest.mark.parametrize("more", [{"shape": [2] * 100_000}, {"shape": [2**48] * 8}, {"dtype": "x" * 10**6}, {"shape": ["9" * 10**6]}])
+def test_a_hostile_header_costs_neither_time_nor_a_long_message(more: dict[str, object]) -> None:
+    header = header_of(wire.encode(parcel({"a": torch.zeros(2)})))
+    header["a"] = dict(header["a"]) | more  # type: ignore[call-overload]
+    sealed = resealed(json.dumps(header, separators=(",", ":")).encode())
+    began = time.process_time()
+    with pytest.raises(WireError) as refused:
+        wire.decode(sealed)
+    assert time.process_time() - began < 1  # a product of all those would take minutes
+    assert len(str(refused.value)) < 700
 
 
 def mutated(good: bytes, rng: random.Random) -> bytes:

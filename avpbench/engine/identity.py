@@ -23,6 +23,8 @@ def weights_id(folder: Path) -> str:
     for file in files:
         with file.open("rb") as opened:
             length = int.from_bytes(opened.read(8), "little")
+            if 8 + length > file.stat().st_size:
+                raise NotFound(f"{file} is no safetensors file, or truncated (a pointer of Git LFS?); fetch the weights again")
             table = json.loads(opened.read(length))
             table.pop("__metadata__", None)
             for name, row in table.items():

@@ -10,21 +10,21 @@ from avpbench.cell import Cell
 from avpbench.engine.engine import memory_errors
 from avpbench.errors import AvpBenchError, OutOfMemory
 from avpbench.progress import progress
-from avpbench.records import Journal
+from avpbench.records import FidelityRecord, Journal, SampleRecord
 
 _log = logging.getLogger(__name__)
-R = TypeVar("R")
+R = TypeVar("R", SampleRecord, FidelityRecord)
 
 
 def run_missing(
-    label: str, cell: Cell, journal: Journal, compute: Callable[[Sequence[int]], list[R]], check_stop: Callable[[], None]
+    label: str, cell: Cell, journal: Journal[R], compute: Callable[[Sequence[int]], list[R]], check_stop: Callable[[], None]
 ) -> Iterator[R]:
     """Computes the blocks that miss a record, writes the missing records, and yields each once it is on the disk.
 
     A block is always computed whole, so that a resumed run computes what the first would have. `check_stop` raises
     between blocks.
     """
-    done = {row["sample_id"] for row in journal.read()}
+    done = {record.sample_id for record in journal.read()}
     ids = [cell.task.problem(i).id for i in range(cell.num_samples)]
     size = cell.settings.batch_size
     with progress(label, cell.num_samples, sum(one in done for one in ids)) as advance:

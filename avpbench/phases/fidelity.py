@@ -14,7 +14,7 @@ from avpbench.records import FidelityRecord, Journal
 from avpbench.strategies.raw import Raw
 
 
-def run(cell: Cell, journal: Journal, check_stop: Callable[[], None]) -> None:
+def run(cell: Cell, journal: Journal[FidelityRecord], check_stop: Callable[[], None]) -> None:
     """Scores every problem that the journal does not hold yet, in the blocks of the quality phase."""
 
     def compute(block: Sequence[int]) -> list[FidelityRecord]:

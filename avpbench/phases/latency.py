@@ -10,7 +10,7 @@ import random
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, final
+from typing import final
 
 from avpbench.agents import Agent, Opened, Speak
 from avpbench.cell import Cell
@@ -25,13 +25,12 @@ from avpbench.links.shared import Shared
 from avpbench.meter import NO_STAGES, AnyStages, Stages, total
 from avpbench.phases.replay import raw_transcript, replayed
 from avpbench.progress import progress
-from avpbench.records import Journal, LatencyRecord
+from avpbench.records import CLOCKS, Journal, LatencyRecord, whole_blocks
 from avpbench.strategies.strategy import Strategy
 
 _PROBLEMS = 8  # blocks go round this many transcripts
 _GREEDY = Sampling()
 _PROCESS = uuid.uuid4().hex[:12]
-CLOCKS = ("host", "handoff", "device", "stages")
 
 
 @final
@@ -66,49 +65,51 @@ class LastHop:
     sample_id: str
 
 
-def run(cell: Cell, strategies: Sequence[Strategy], timing: Timing, journal: Journal, check_stop: Callable[[], None]) -> None:
-    """Times blocks until the journal holds `repeats` whole ones, after this process's own warm-up."""
+def run(
+    cell: Cell, strategies: Sequence[Strategy], timing: Timing, journal: Journal[LatencyRecord], check_stop: Callable[[], None]
+) -> None:
+    """Times blocks until the journal holds `repeats` whole ones; each transcript is warmed up by each strategy first."""
     entrants = [(s, False) for s in strategies] + ([(strategies[0], True)] if timing.aa else [])
     rows = journal.read()
-    missing = max(0, timing.repeats - _num_whole_blocks(rows, [(s.kind, aa) for s, aa in entrants]))
-    first = 1 + max((row["block"] for row in rows), default=-1)
+    missing = max(0, timing.repeats - len(whole_blocks(rows, {(s.kind, aa) for s, aa in entrants})))
+    first = 1 + max((row.block for row in rows), default=-1)
     hops: dict[int, list[LastHop]] = {}
     with progress("latency", timing.repeats, timing.repeats - missing) as advance:
-        for block in range(first - timing.warmup, first + missing) if missing else ():
+        for block in range(first, first + missing):
             check_stop()
-            index = max(block, 0) % min(_PROBLEMS, cell.num_samples)
+            index = block % min(_PROBLEMS, cell.num_samples)
             if index not in hops:
-                hops[index] = last_hops(cell, strategies, index, timing.prefix_tokens)
+                hops[index] = last_hops(cell, strategies, index, timing)
+                for hop in hops[index] * timing.warmup:
+                    repeat(hop, timing, block, 0, False)
             by_kind = {hop.strategy.kind: hop for hop in hops[index]}
             order = random.Random(f"{cell.settings.seed}/{block}").sample(entrants, len(entrants))
             records = [r for place, (s, aa) in enumerate(order) for r in repeat(by_kind[s.kind], timing, block, place, aa)]
-            if block >= first:
-                for record in records:
-                    journal.append(record)
-                advance(1)
+            for record in records:
+                journal.append(record)
+            advance(1)
 
 
-def _num_whole_blocks(rows: Sequence[dict[str, Any]], entrants: Sequence[tuple[str, bool]]) -> int:
-    """Blocks in which every entrant has every clock. What a crash left of a block stays, and does not count."""
-    wanted = {(kind, aa, clock) for kind, aa in entrants for clock in CLOCKS}
-    held: dict[int, set[tuple[str, bool, str]]] = {}
-    for row in rows:
-        held.setdefault(row["block"], set()).add((row["strategy"], row["aa"], row["clock"]))
-    return sum(wanted <= have for have in held.values())
-
-
-def last_hops(cell: Cell, strategies: Sequence[Strategy], index: int, prefix_tokens: int | None) -> list[LastHop]:
+def last_hops(cell: Cell, strategies: Sequence[Strategy], index: int, timing: Timing) -> list[LastHop]:
     """The last sender of the raw transcript, replayed through each strategy's own hops."""
     spoken = raw_transcript(cell, [index])
     hops = []
     for strategy in strategies:
         through = cell.through(strategy, Shared())
-        if prefix_tokens is None:
+        if timing.prefix_tokens is None:
             state = replayed(cell, strategy, [index], spoken)[0].state
         else:
-            state = sized(through.agents[-2], spoken[0].state, prefix_tokens)
-        hops.append(LastHop(strategy, through.agents[-2], through.agents[-1], state, cell.prompts(index)[-1], cell.task.problem(index).id))
+            state = sized(through.agents[-2], spoken[0].state, timing.prefix_tokens)
+        told = cut(cell.prompts(index)[-1], through.agents[-1], timing.new_tokens)
+        hops.append(LastHop(strategy, through.agents[-2], through.agents[-1], state, told, cell.task.problem(index).id))
     return hops
+
+
+def cut(prompt: Prompt, agent: Agent, num_tokens: int | None) -> Prompt:
+    """The prompt with its words cut or repeated to this many tokens (None: as it is)."""
+    if num_tokens is None:
+        return prompt
+    return replace(prompt, words=agent.engine.decode(_repeated(agent.engine.template.encode(prompt.words), num_tokens)))
 
 
 def sized(sender: Agent, state: AgentState, num_tokens: int) -> AgentState:
@@ -152,12 +153,9 @@ def repeat(hop: LastHop, timing: Timing, block: int, order: int, aa: bool) -> li
 def first_token(agent: Agent, message: Message, prompt: Prompt, new_tokens: int | None, stages: AnyStages = NO_STAGES) -> Opened:
     """Opens the message and brings the first token's id to the host.
 
-    With `new_tokens` the prompt is cut or repeated to that length: exactly, by ids, behind a prefix of tokens; by its
-    words, to within the chat template's own tokens, where the context comes as text.
+    With `new_tokens`, what follows a prefix of tokens is exactly so long, by ids; where the context comes as text, the
+    prompt's words were cut to that, and the chat template's own tokens come on top.
     """
-    if new_tokens is not None:
-        ids = agent.engine.template.encode(prompt.words)
-        prompt = replace(prompt, words=agent.engine.decode(_repeated(ids, new_tokens)))
     opened = agent.receive(message, prompt, stages)
     start = opened.start
     if new_tokens is not None and start.prefix.token_ids:

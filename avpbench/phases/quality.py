@@ -9,10 +9,11 @@ from avpbench.chain import ChainResult, run_chain
 from avpbench.errors import OutOfMemory, cause
 from avpbench.phases.blocks import halving, run_missing
 from avpbench.records import Journal, SampleRecord, Status
+from avpbench.strategies.text import Text
 from avpbench.tasks.grading import grade
 
 
-def run(cell: Cell, journal: Journal, check_stop: Callable[[], None]) -> Iterator[SampleRecord]:
+def run(cell: Cell, journal: Journal[SampleRecord], check_stop: Callable[[], None]) -> Iterator[SampleRecord]:
     """Runs what the journal does not hold yet; yields each sample once it is on the disk."""
     yield from run_missing("quality", cell, journal, lambda block: run_block(cell, block), check_stop)
 
@@ -31,7 +32,7 @@ def _record(cell: Cell, index: int, result: ChainResult, batch_size: int) -> Sam
     problem = cell.task.problem(index)
     graded = grade(result.completion, problem.gold)
     status: Status = "truncated" if result.finish == "length" else "ok"
-    if any(hop.strategy != cell.agents[0].strategy.kind for hop in result.hops):
+    if any(hop.decision is not None and hop.strategy == Text.kind for hop in result.hops):
         status = "fallback"
     return SampleRecord(
         problem.id, problem.gold, graded.prediction, graded.correct, status, result.completion, result.turns, result.hops, batch_size

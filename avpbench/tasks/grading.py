@@ -48,7 +48,7 @@ def strict(text: str) -> str | None:
 
 def extract(text: str) -> str | None:
     """The answer in a completion, strict before flexible, or None."""
-    text = re.sub(rf"\d{{{_DIGITS},}}", " ", _plain(text))
+    text = re.sub(rf"[\d,]{{{_DIGITS},}}", " ", _plain(text))
     match = _STRICT.search(text)
     if match is not None and (found := _last_of_equation(match.group(1))) is not None:
         return found
@@ -71,6 +71,7 @@ def _plain(text: str) -> str:
     text = re.sub(r"^\s*[-*•]\s+", "", text, flags=re.M)  # bullets
     text = re.sub(r"\\text\{([^{}]*)\}|\\(?:mathrm|mathbf)\{([^{}]*)\}", lambda m: f" {m.group(1) or m.group(2)} ", text)
     text = text.replace("{,}", ",").replace("\\,", "").replace("\\!", "").replace("\\$", "$").replace("\\%", "%")
+    text = re.sub(r"(?<=\d)(?=\\[dt]?frac)", " ", text)  # 2\frac{1}{2} is two and a half
     text = _FRACTION.sub(lambda m: f"{m.group(1) or m.group(2)}/{m.group(3) or m.group(4)}", text)
     return re.sub(r"(?<=\d),\s(?=\d{3}\b)(?!\d{3},)", ", ", text)
 

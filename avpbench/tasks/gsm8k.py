@@ -77,6 +77,8 @@ def _from_file(path: Path) -> list[Row]:
                 f"{path}:{number}: broken line ({cause(error)}); wanted an object with the strings 'question' and 'answer', the"
                 " answer ending in '#### NUMBER'"
             ) from error
+    if not rows:
+        raise NotFound(f"{path} holds no problems; wanted a line of JSON a problem. {WAYS_ON}")
     return rows
 
 

@@ -49,7 +49,8 @@ class Story:
 
     @property
     def key(self) -> tuple[object, ...]:
-        return (*(fact.key for fact in self.facts), self.ask.key)
+        """Who and which numbers the answer rests on: neither the wording nor the distractors count."""
+        return (*(self.facts[i].key for i in self.needed), self.ask.key)
 
     @property
     def num_steps(self) -> int:

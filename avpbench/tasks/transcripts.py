@@ -1,6 +1,6 @@
 """wordmath stories as chains of agents at work: what the embedded models are trained on.
 
-Each example is a list of (ids, learn) pieces in exactly the prompts and slots of a real run.
+In exactly the prompts and slots of a real run.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ _TEST_SHARE = 8  # one bucket in eight belongs to the test set
 
 
 def _bucket(story: Story) -> int:
-    """A bucket from the names and numbers alone, so that train and test never share a story that differs in wording."""
+    """A bucket from `story.key`, so that no test story is a training story told with other words or other distractors."""
     return zlib.crc32(repr(story.key).encode()) % _TEST_SHARE
 
 

@@ -70,8 +70,13 @@ class Wandb(Tracker):
     def sample(self, record: SampleRecord) -> None:
         self._seen += 1
         self._right += record.correct
-        if self._run is not None:
+        if self._run is None:
+            return
+        try:
             self._run.log({"progress/num_samples": self._seen, "progress/accuracy": self._right / self._seen})
+        except Exception as error:  # nor may one that breaks meanwhile
+            say(f"W&B is left out from here on ({cause(error)}); the records are kept without it")
+            self._run = None
 
     def finish(self, folder: Path, samples: Sequence[SampleRecord], summary: Summary | None) -> None:
         if self._run is None:

@@ -20,7 +20,7 @@ from avpbench.meter import now_s
 from avpbench.probe import Probe, disagreement
 from avpbench.progress import progress
 from avpbench.records import TurnRecord
-from avpbench.setup import cell_of, source
+from avpbench.setup import cell_of, sources_of
 
 MULTIPLE = 4
 
@@ -48,7 +48,7 @@ def chains(strategy: str, batch: int, count: int) -> list[Said]:
 
 def main(count: int) -> None:
     cfg = compose([])
-    engine = load(source(cfg.model), resolve_device("cpu"), resolve_dtype("float32", resolve_device("cpu")))
+    engine = load(sources_of(cfg, 1)[0], resolve_device("cpu"), resolve_dtype("float32", resolve_device("cpu")))
     floor = Probe.make(engine).floor
     print(f"{engine.spec.name}, float32, chain of 4, {count} problems; floor {floor:.2e}, excused up to {MULTIPLE} floors")
     began = now_s()

@@ -34,32 +34,42 @@ def content(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def disturbed(results: Path, rng: random.Random, within_s: float, kills: int) -> int:
+    """Starts the run until it ends by itself or was killed so many times, then lets it end; returns the kills."""
+    for kill in range(kills):
+        job = subprocess.Popen(command(results), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(rng.random() * within_s)
+        if job.poll() is not None:
+            return kill
+        job.kill()
+        job.wait()
+        path = samples(results)
+        data = path.read_bytes() if path else b""
+        torn = ", a torn one" if data and not data.endswith(b"\n") else ""
+        print(f"  killed with {data.count(bytes([10]))} whole lines{torn}", flush=True)
+    subprocess.run(command(results), check=True, stdout=subprocess.DEVNULL)
+    return kills
+
+
 def main(wanted: int) -> None:
     rng = random.Random(0)
     with TemporaryDirectory() as folder:
-        calm, wild = Path(folder) / "calm", Path(folder) / "wild"
+        calm = Path(folder) / "calm"
         began = time.monotonic()
         subprocess.run(command(calm), check=True, stdout=subprocess.DEVNULL)
-        print(f"undisturbed: {len(content(samples(calm)))} samples in {time.monotonic() - began:.0f} s")  # type: ignore[arg-type]
         lasts = time.monotonic() - began
-        kills = 0
+        truth = content(samples(calm))  # type: ignore[arg-type]
+        print(f"undisturbed: {len(truth)} samples in {lasts:.0f} s")
+        kills = runs = 0
         while kills < wanted:
-            job = subprocess.Popen(command(wild), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            time.sleep(rng.random() * lasts / 2)
-            if job.poll() is not None:
-                print(f"the run ended after {kills} kills")
-                break
-            job.kill()
-            job.wait()
-            kills += 1
-            path = samples(wild)
-            data = path.read_bytes() if path else b""
-            torn = ", a torn one" if data and not data.endswith(b"\n") else ""
-            print(f"kill {kills}: {data.count(bytes([10]))} whole lines{torn}", flush=True)
-        subprocess.run(command(wild), check=True, stdout=subprocess.DEVNULL)
-        same = content(samples(calm)) == content(samples(wild))  # type: ignore[arg-type]
-        print(f"{kills} kills: samples.jsonl {'is the same as' if same else 'DIFFERS from'} the undisturbed run's, line by line")
-        sys.exit(not same or kills < wanted)
+            runs += 1
+            wild = Path(folder) / f"wild-{runs}"
+            kills += disturbed(wild, rng, lasts / 2, wanted - kills)
+            same = content(samples(wild)) == truth  # type: ignore[arg-type]
+            print(f"run {runs}, {kills} kills so far: samples.jsonl {'is the same as' if same else 'DIFFERS from'} the undisturbed run's")
+            if not same:
+                sys.exit(1)
+        print(f"{kills} kills over {runs} runs: nothing lost, nothing done twice")
 
 
 if __name__ == "__main__":

@@ -16,8 +16,8 @@ from avpbench.engine.engine import Engine
 from avpbench.engine.load import load, resolve_device, resolve_dtype
 from avpbench.meter import total
 from avpbench.phases import quality
-from avpbench.records import Journal
-from avpbench.setup import cell_of, source
+from avpbench.records import Journal, SampleRecord
+from avpbench.setup import cell_of, sources_of
 
 CPU = resolve_device("cpu")
 
@@ -43,10 +43,10 @@ def forward_seconds(engine: Engine) -> Iterator[list[float]]:
 def measure(words: list[str], problems: int) -> tuple[float, float]:
     """Problems per second of the quality phase, and the share of it outside forward."""
     cfg = compose([*words, f"limit={problems}", "device=cpu", "dtype=float32"])
-    engine = load(source(cfg.model), CPU, resolve_dtype("float32", CPU))
+    engine = load(sources_of(cfg, 1)[0], CPU, resolve_dtype("float32", CPU))
     cell = cell_of(cfg)
     with TemporaryDirectory() as folder, forward_seconds(engine) as forward, total(CPU) as took:
-        for _ in quality.run(cell, Journal(Path(folder) / "samples.jsonl"), lambda: None):
+        for _ in quality.run(cell, Journal(Path(folder) / "samples.jsonl", SampleRecord), lambda: None):
             pass
     return problems / took.seconds, 1 - forward[0] / took.seconds
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Callable
 
 import torch
 from transformers.cache_utils import DynamicCache
@@ -22,8 +21,8 @@ from avpbench.engine.engine import Engine
 from avpbench.engine.load import load, resolve_device, resolve_dtype
 from avpbench.links.shared import Shared
 from avpbench.meter import total
-from avpbench.phases.latency import first_token
-from avpbench.setup import source
+from avpbench.phases.latency import cut, first_token
+from avpbench.setup import sources_of
 from avpbench.strategies.raw import Raw
 from avpbench.strategies.reprefill import Reprefill
 
@@ -58,25 +57,25 @@ def measure(engine: Engine, state: AgentState, s: int, blocks: int) -> dict[str,
     """Seconds of each way, in random order within each block, the first block not counted."""
     agents = {"raw": Agent(engine, Raw(), Shared()), "reprefill": Agent(engine, Reprefill(), Shared())}
     messages = {name: agent.send(state, engine.spec).message for name, agent in agents.items()}
+    told = cut(PROMPT, agents["raw"], s)
     new = torch.tensor([(engine.template.following(PROMPT.words) * s)[:s]])
     seconds: dict[str, list[float]] = {"reprefill": [], "raw": [], "bare": []}
     for block in range(blocks + 1):
         for name in random.Random(block).sample(list(seconds), 3):
-            act: Callable[[], object]
-            if name == "bare":
-                cache = as_dynamic(state.cache)
-                act = lambda: bare(engine, new, cache, len(state.token_ids))  # noqa: B023, E731
-            else:
-                act = lambda: first_token(agents[name], messages[name], PROMPT, s)  # noqa: B023, E731
+            cache = as_dynamic(state.cache) if name == "bare" else None
             with total(CPU) as took:
-                act()
+                if cache is not None:
+                    bare(engine, new, cache, len(state.token_ids))
+                else:
+                    first_token(agents[name], messages[name], told, s)
+            del cache  # else the next way finds no freed memory, and pays for fresh pages that this one did not
             if block:
                 seconds[name].append(took.seconds)
     return seconds
 
 
 def main(dtype: str, blocks: int, prefix: int) -> None:
-    engine = load(source(compose(["model=qwen0.5b", "model.load=dummy"]).model), CPU, resolve_dtype(dtype, CPU))
+    engine = load(sources_of(compose(["model=qwen0.5b", "model.load=dummy"]), 1)[0], CPU, resolve_dtype(dtype, CPU))
     state = resident(engine, prefix)
     print(
         f"Qwen2.5-0.5B shape, random weights, {dtype}, {torch.get_num_threads()} threads, n = {prefix}, batch 1, link=shared, {blocks} blocks"
