@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import final
 
 from avpbench.agents import Agent, Job, Speak, Think
-from avpbench.checks import one_of, whole
+from avpbench.checks import flag, one_of, whole
 from avpbench.core import Prompt
 from avpbench.engine.engine import Engine, Speech
 from avpbench.engine.sampling import Sampling, generator
@@ -44,7 +44,7 @@ class Settings:
         for name in ("context", "think_steps"):
             whole(name, getattr(self, name), 0)
         one_of("question", self.question, QUESTION_MODES)
-        one_of("repeat", self.repeat, (True, False))
+        flag("repeat", self.repeat)
         one_of("donor", self.donor, ("self", "other"))
 
 
@@ -112,7 +112,9 @@ class Cell:
                 mine.append(donors[mine[-1]])
         else:
             mine *= s.chain
-        return tuple(prompt(self.task.problem(i), s.question, place, s.chain, self.context, s.repeat) for place, i in enumerate(reversed(mine)))
+        return tuple(
+            prompt(self.task.problem(i), s.question, place, s.chain, self.context, s.repeat) for place, i in enumerate(reversed(mine))
+        )
 
     def jobs(
         self, indices: Sequence[int], scripts: Sequence[Sequence[tuple[int, ...]]] | None = None, agents: int | None = None

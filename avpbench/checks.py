@@ -25,6 +25,12 @@ def number(key: str, value: object, low: float, high: float, open_low: bool = Fa
         raise ConfigError(f"{key} must be a number {bounds}, got {value!r}")
 
 
+def flag(key: str, value: object) -> None:
+    """Raises ConfigError unless the value is true or false."""
+    if type(value) is not bool:
+        raise ConfigError(f"{key} must be true or false, got {value!r}")
+
+
 def one_of(key: str, value: object, wanted: Sequence[str]) -> None:
     """Raises ConfigError unless the value is one of these."""
     if value not in wanted:

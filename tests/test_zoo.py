@@ -14,9 +14,9 @@ from avpbench.core import Turn
 from avpbench.engine.engine import Engine
 from avpbench.engine.load import ZOO
 from avpbench.prompts import ChatTemplate, as_json, fill, prompt
-from avpbench.tasks.transcripts import RIGHT, WRONG, Mix, example
 from avpbench.tasks.wordmath import story
 from avpbench.zoo import corpus, train
+from avpbench.zoo.transcripts import RIGHT, WRONG, Mix, example
 
 
 def test_it_loads_through_the_ordinary_classes() -> None:

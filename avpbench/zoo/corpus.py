@@ -13,8 +13,8 @@ from transformers import PreTrainedTokenizerFast
 
 from avpbench.prompts import ChatTemplate, exemplar
 from avpbench.tasks.stories import Story
-from avpbench.tasks.transcripts import Mix, draw, example
 from avpbench.tasks.wordmath import story
+from avpbench.zoo.transcripts import Mix, draw, example
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 _TEMPLATE = (

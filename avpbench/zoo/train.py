@@ -1,6 +1,6 @@
 """Trains an embedded model from scratch: python -m avpbench.zoo.train model=tiny [seed=0] [out=DIR] [device=cpu] [KEY=VALUE ...]
 
-The data are generated (avpbench.tasks.transcripts) in the exact prompts and slots of a real run. The seed decides the
+The data are generated (avpbench.zoo.transcripts) in the exact prompts and slots of a real run. The seed decides the
 initial weights and the order of the stories; the stories themselves are the training split of wordmath. Stopped at any
 moment, the same command goes on from the last checkpoint.
 """
@@ -30,8 +30,8 @@ from avpbench.meter import now_s
 from avpbench.progress import progress, say
 from avpbench.prompts import ChatTemplate
 from avpbench.records import write_json
-from avpbench.tasks.transcripts import Mix
 from avpbench.zoo.corpus import IGNORE, Corpus, Feed, train_tokenizer
+from avpbench.zoo.transcripts import Mix
 
 HERE = Path(__file__).parent
 LOG, CHECKPOINT, CURVE = "training.json", "checkpoint.pt", "loss.svg"
