@@ -126,7 +126,7 @@ def admit(folder: Path, about: Meta, resume: str) -> Meta:
     if resume != "anyway":
         raise RecordsError(
             f"{folder} holds records of a run that differs in {what}. resume=never sets them aside and starts anew;"
-            " resume=anyway goes on and records it; another model of one name wants a name of its own (model.name=NAME)"
+            " resume=anyway goes on and records it; study=NAME or results=DIR keeps both"
         )
     say(f"resuming anyway, although this differs: {what}")
     return replace(about, resumed_anyway=[*mixed, {"at": about.began, "changed": changed}])

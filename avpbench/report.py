@@ -33,7 +33,8 @@ def _ms(value: float | None) -> str:
 _SETTINGS = {"model": "", "chain": "", "context": "", "question": "first", "donor": "self", "think": "0", "seed": "0"}  # left unsaid
 _NOTE = (
     "tokens: a sample, all agents' turns; wire: a sample, all hops; cache: largest K/V of a turn; TTFT: last hop, batch 1,"
-    " prefix + new tokens, from bytes in host memory; speed-up: re-prefill's TTFT / its own"
+    " prefix + new tokens, from bytes in host memory; speed-up: geometric mean of re-prefill's TTFT / its own in the"
+    " same blocks of the same cell; compare speed-ups between rows, not times"
 )
 
 

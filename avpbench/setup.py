@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import final
 
+import torch
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from avpbench.build import build
@@ -25,6 +26,9 @@ from avpbench.prompts import roles
 from avpbench.strategies.strategy import Strategy
 from avpbench.tasks.task import Task
 
+_ALL_THREADS = torch.get_num_threads()
+_SMALL_BYTES = 64 * 2**20
+
 
 @final
 @dataclass(frozen=True, slots=True)
@@ -41,6 +45,7 @@ class Plan:
 def plan(cfg: DictConfig) -> Plan:
     """Raises ConfigError for a value or a combination that cannot run."""
     whole("seed", cfg.seed, 0)
+    whole("threads", cfg.threads, 1, null="as many as pay")
     if not re.fullmatch(r"[\w.-]+", str(cfg.study)):
         raise ConfigError(f"study must be a name of letters, digits and . _ -, got {cfg.study!r}")
     if not isinstance(cfg.latency.against, ListConfig):
@@ -127,6 +132,8 @@ def _load(cfg: DictConfig, chosen: Settings) -> tuple[Task, list[Engine]]:
     say(f"loading {', '.join(dict.fromkeys(one.name for one in sources))} on {device}")
     began = now_s()
     engines = [load(one, device, dtype) for one in sources]
+    small = max(engine.weight_bytes for engine in engines) < _SMALL_BYTES
+    torch.set_num_threads(cfg.threads or (1 if small else _ALL_THREADS))
     for engine in dict.fromkeys(engines):
         say(f"model: {engine.spec.name} on {device}, {engine.spec.dtype}, {engine.weight_bytes / 2**20:.1f} MiB ({now_s() - began:.1f} s)")
     say(f"task: {task.name}, {len(task)} problems")

@@ -15,7 +15,7 @@ Examples:
   python -m avpbench                                             embedded model and problems
   python -m avpbench model=qwen1.5b chain=4                      GSM8K on a hub model
   python -m avpbench -m strategy=text,text_full,reprefill,raw chain=1,2,4,8
-  python -m avpbench model=llama8b model.load=dummy context=8192 quality=off
+  python -m avpbench model=llama8b model.load=dummy task=wordmath context=8192 quality=off
 
 Choices (KEY=NAME):"""
 _SHOWN = ("task/gsm8k", "task/wordmath", "latency/on", "tracker/wandb", "model/tiny")

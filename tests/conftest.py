@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,8 @@ from avpbench.tasks.wordmath import Wordmath
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 CPU = torch.device("cpu")
 TASK = Wordmath(200, "standard", 0)
-torch.set_num_threads(min(4, torch.get_num_threads()))
+torch.set_num_threads(1)  # tests run side by side, a process a core
+os.environ["OMP_NUM_THREADS"] = "1"  # and so do the processes that they start
 
 
 @pytest.fixture(scope="session")

@@ -55,10 +55,11 @@ def test_did_you_mean(words: list[str], message: str) -> None:
         check(words, ("run", "show"))
 
 
-def test_what_is_right_passes() -> None:
-    check(
-        ["-m", "strategy=raw,text", "chain=1,2", "hydra.verbose=true", "model=qwen0.5b", "model.load=dummy", "task.path=/x", "latency=off"]
-    )
+@pytest.mark.parametrize("word", ["strategy=raw,text", "chain=1,2", "model=qwen0.5b", "model.load=dummy", "task.path=/x", "latency=off"])
+def test_what_is_right_passes_and_the_same_with_a_slip_does_not(word: str) -> None:
+    check(["-m", "hydra.verbose=true", word])
+    with pytest.raises(ConfigError, match="unknown"):
+        check(["-m", "hydra.verbose=true", word.replace("=", "x=", 1)])
 
 
 def test_errors_are_one_message_without_a_traceback() -> None:
