@@ -109,8 +109,11 @@ RELATIONS = (
     Op(("{B} has twice as many {o} as {A}.", "{B} has double the {o} of {A}.", "The {o} of {B} are two times those of {A}."), "{x} * 2", numbers=()),
     Op(("{B} has half as many {o} as {A}.", "{B} has half of what {A} has in {o}.", "{A} has twice the {o} that {B} has."), "{x} / 2", numbers=()),
     Op(("{B} has a third as many {o} as {A}.", "{B} has one third of the number of {o} of {A}.", "{A} has three times the {o} that {B} has."), "{x} / 3", numbers=()),
+    Op(("{B} has a quarter as many {o} as {A}.", "{B} has one fourth of the number of {o} of {A}.", "{A} has four times the {o} that {B} has."), "{x} / 4", numbers=()),
     Op(("{C} has as many {o} as {A} and {B} together.", "{C} has the same number of {o} as {A} and {B} combined.", "The {o} of {A} and {B} add up to those of {C}."), "{x} + {y}", people=2, numbers=()),
     Op(("{B} collects {n} {o} every day for {m} days.", "Every day for {m} days {B} gets {n} {o}.", "It takes {B} {m} days, at {n} a day, to collect the {o}."), "{n} * {m}", people=0, numbers=((2, 20), (2, 9))),
+    Op(("{B} makes {n} {o} an hour for {m} hours.", "In each of {m} hours {B} makes {n} {o}.", "{B} needs {m} hours for the {o}, at {n} an hour."), "{n} * {m}", people=0, numbers=((2, 20), (2, 9))),
+    Op(("{B} has {n} dozen {o}.", "{B} owns {n} dozen {o}.", "The {o} of {B} fill {n} trays of a dozen."), "{n} * 12", people=0, numbers=((2, 9),)),
     Op(("{B} has {m} packs of {n} {o} each.", "{B} owns {m} packs with {n} {o} in each.", "The {o} of {B} come in {m} packs that hold {n} apiece."), "{n} * {m}", people=0, numbers=((2, 20), (2, 9))),
 )
 UPDATES = (
@@ -125,6 +128,7 @@ ASKS = (
     Op(("How many {o} do {A} and {B} have together?", "How many {o} do {A} and {B} have in total?", "What do the {o} of {A} and {B} add up to?"), "{x} + {y}", people=2, numbers=()),
     Op(("How many more {o} than {B} does {A} have?", "By how many {o} does {A} have more than {B}?", "What is the lead of {A} over {B} in {o}?"), "{x} - {y}", people=2, numbers=()),
     Op(("Each of the {o} costs {n} dollars. How many dollars are those of {A} worth?", "The {o} sell for {n} dollars each. How many dollars does {A} get for all of them?", "At {n} dollars apiece, what do the {o} of {A} bring?"), "{x} * {n}", numbers=((2, 9),)),
+    Op(("{A} uses {n} {o} a day. For how many days do they last?", "Every day {A} uses up {n} of the {o}. After how many days are none left?", "At {n} {o} a day, how long do those of {A} last in days?"), "{x} / {n}", numbers=((2, 9),)),
     Op(("{A} shares the {o} equally among {n} friends. How many does each friend get?", "{A} packs the {o} into {n} equal bags. How many are in each bag?", "Into {n} equal heaps go the {o} of {A}. How large is a heap?"), "{x} / {n}", numbers=((2, 6),)),
 )
 # fmt: on

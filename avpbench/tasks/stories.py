@@ -1,4 +1,4 @@
-"""How a wordmath story is told: facts that follow from one another, then what is asked, then distractors.
+"""How a wordmath story is told: facts that follow from one another and all count, then what is asked, then distractors.
 
 Every name and object follows a space wherever it stands, in story, plan, solution and JSON, so that it is the same
 token there: a small model learns to copy one token long before it learns that four spellings are one word.
@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from avpbench.tasks.operations import ASKS, BASE, RELATIONS, UPDATES, Op
 from avpbench.tasks.task import Problem
 
-MAX_VALUE = 999
+MAX_VALUE = 500
 _RESULT = {  # how a computed quantity is worded in the solution, by kind
     "relation": "So {who} has {calc} {o}.",
     "update": "Now {who} has {calc} {o}.",
@@ -180,7 +180,8 @@ def _asked(teller: _Teller, num_steps: int) -> Story | None:
         if index not in needed:
             needed.add(index)
             waiting.extend(teller.facts[index].uses)
-    story = Story(teller.obj, tuple(teller.facts), ask, tuple(sorted(needed)))
+    facts = tuple(teller.facts[i] for i in sorted(needed))
+    story = Story(teller.obj, facts, ask, tuple(range(len(facts))))
     return story if story.num_steps == num_steps else None
 
 

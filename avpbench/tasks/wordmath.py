@@ -38,27 +38,28 @@ LEVELS = {
     "unseen_names": Level(unseen_names=True),
     "unseen_templates": Level(unseen_templates=True),
 }
-_TEST_SHARE = 8  # one bucket in eight belongs to the test set
+_SHARES = ("test", "dev")  # a bucket in eight each; the rest is for training
 
 
-def _bucket(story: Story) -> int:
-    """A bucket from `story.key`, so that no test story is a training story told with other words or other distractors."""
-    return zlib.crc32(repr(story.key).encode()) % _TEST_SHARE
+def _split(story: Story) -> str:
+    """The split of a story by its `key`: no test story is a training story told with other words or other distractors."""
+    bucket = zlib.crc32(repr(story.key).encode()) % 8
+    return _SHARES[bucket] if bucket < len(_SHARES) else "train"
 
 
 @lru_cache(maxsize=8192)
 def story(seed: int, split: str, index: int, level: str = "standard") -> Story:
-    """The story at `index` of a split, drawn again until it falls into a bucket of that split."""
+    """The story at `index` of a split (train, dev or test), told anew until what its answer rests on belongs to that split."""
     rules = LEVELS[level]
     names = NAMES[-8:] if rules.unseen_names else NAMES[:-8]
     objects = OBJECTS[-6:] if rules.unseen_names else OBJECTS[:-6]
+    least, most = rules.steps
+    num_steps = min(least + int(random.Random(f"{seed}/{split}/{level}/{index}").expovariate(0.4)), most)
     attempt = 0
     while True:
         rng = random.Random(f"{seed}/{split}/{level}/{index}/{attempt}")
-        least, most = rules.steps
-        num_steps = min(least + int(rng.expovariate(0.4)), most)
         told = tell(rng, num_steps, rng.randint(0, rules.distractors), names, objects, rules.unseen_templates)
-        if told is not None and (_bucket(told) == 0) == (split == "test"):
+        if told is not None and _split(told) == split:
             return told
         attempt += 1
 

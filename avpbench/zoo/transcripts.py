@@ -25,7 +25,7 @@ STANDS = "The plan stands."
 class Mix:
     """How often each form of chain occurs in training; weights, not probabilities."""
 
-    chain: tuple[tuple[int, int], ...] = ((1, 20), (2, 15), (3, 15), (4, 25), (5, 10), (6, 15))
+    chain: tuple[tuple[int, int], ...] = ((1, 20), (2, 15), (3, 15), (4, 25), (5, 8), (6, 8), (7, 5), (8, 4))
     question: tuple[tuple[str, int], ...] = (("first", 55), ("all", 15), ("split", 30))
     slot: tuple[tuple[str, int], ...] = (("prefix", 60), ("text", 28), ("text_full", 8), ("question_only", 4))
     wrong_plan: float = 0.35
