@@ -24,23 +24,23 @@ def _run(words: list[str]) -> int:
     from hydra.core.hydra_config import HydraConfig
 
     from avpbench.config import CONF
-    from avpbench.hints import check
+    from avpbench.hints import check, is_sweep
 
     check(words, COMMANDS)
+    sweep = is_sweep(words)
     done: list[Summary] = []
-    failed: list[str] = []
+    failed: list[tuple[str, AvpBenchError]] = []
 
-    def job(cfg: DictConfig) -> Summary:
-        """One cell, as Hydra runs it."""
-        print("avpbench: starting", flush=True)  # before torch is imported
+    def job(cfg: DictConfig) -> None:
+        """One cell, as Hydra runs it. What a user can mend is kept for the end: the other cells of a multirun go on."""
+        given = " ".join(HydraConfig.get().overrides.task)
+        print(f"\navpbench: {given}" if sweep else "avpbench: starting", flush=True)  # before torch is imported
         try:
             from avpbench.runner import execute
 
-            done.append(execute(cfg))
-        except Exception as error:
-            failed.append(f"{' '.join(HydraConfig.get().overrides.task)}: {cause(error)}")
-            raise
-        return done[-1]
+            done.append(execute(cfg, explain=not sweep))
+        except AvpBenchError as error:
+            failed.append((given, error))
 
     sys.argv = [sys.argv[0], *words]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach us, and we print the user's ones without a traceback
@@ -50,8 +50,10 @@ def _run(words: list[str]) -> int:
         if len(done) + len(failed) > 1:
             from avpbench.report import show_comparison
 
-            show_comparison(done, failed)
-    return 0
+            show_comparison(done, [f"{given}: {cause(error)}" for given, error in failed])
+    if failed and len(done) + len(failed) == 1:
+        raise failed[0][1]
+    return 1 if failed else 0
 
 
 def _show(words: list[str]) -> int:

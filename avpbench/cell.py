@@ -62,11 +62,7 @@ class Cell:
 
     @classmethod
     def build(cls, settings: Settings, task: Task, engines: Sequence[Engine], strategy: Strategy, link: Link, limit: int | None) -> Cell:
-        """Raises ConfigError or IncompatibleModels for what cannot run."""
-        if limit is not None and not (type(limit) is int and 1 <= limit <= len(task)):
-            raise ConfigError(f"limit must be 1 to {len(task)} (the problems of {task.name}) or null for all, got {limit!r}")
-        if settings.donor == "other" and settings.chain > len(task):
-            raise ConfigError(f"donor=other needs a data set of at least chain={settings.chain} problems, {task.name} has {len(task)}")
+        """Of the first `limit` problems (None: all). Raises ConfigError or IncompatibleModels for what cannot run."""
         for engine in dict.fromkeys(engines):
             if settings.context > engine.window:
                 raise ConfigError(f"context={settings.context} does not fit {engine.spec.name}: its window holds {engine.window}")
@@ -134,6 +130,14 @@ class Cell:
                 speeches.append(Speech(len(script) if script else bound, generator(f"{s.seed}/{index}/{place}"), script))
             jobs.append(Speak(tuple(speeches), s.sampling))
         return tuple(jobs)
+
+
+def check_problems(settings: Settings, task: Task, limit: int | None) -> None:
+    """Raises ConfigError where the task has fewer problems than are asked for."""
+    if limit is not None and not (type(limit) is int and 1 <= limit <= len(task)):
+        raise ConfigError(f"limit must be 1 to {len(task)} (the problems of {task.name}) or null for all, got {limit!r}")
+    if settings.donor == "other" and settings.chain > len(task):
+        raise ConfigError(f"donor=other needs a data set of at least chain={settings.chain} problems, {task.name} has {len(task)}")
 
 
 def shared_context(task: Task, template: ChatTemplate, budget: int) -> tuple[str, int]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import final
 
 import torch
@@ -22,6 +23,7 @@ from avpbench.errors import GateFailed, WireError
 from avpbench.links.direct import Direct
 from avpbench.links.shared import Shared
 from avpbench.probe import WORDS, Probe, difference, disagreement, fingerprint, job
+from avpbench.progress import progress
 from avpbench.strategies.raw import Raw
 from avpbench.strategies.reprefill import Reprefill
 
@@ -139,18 +141,25 @@ def wrong_model_detected(probe: Probe) -> Gate:
 
 def check(engine: Engine, agents: Sequence[Agent], full: bool) -> list[Gate]:
     """Runs the gates; every result is returned."""
-    probe = Probe.make(engine)
     own = [agent for agent in agents if agent.engine is engine]
     used = [*own[:1], Agent(engine, Raw(), Direct()), Agent(engine, Reprefill(), Direct())]
-    gates = [
-        floor_is_small(probe),
-        raw_equals_reprefill(probe),
-        same_ids(probe),
-        parcels_round_trip(probe, used),
-        sender_unchanged(probe, used),
-    ]
-    detections: tuple[Callable[[Probe], Gate], ...] = (shifted_position_detected, shown_pad_detected, wrong_model_detected)
-    return gates + ([gate(probe) for gate in detections] if full else [])
+    fast: tuple[Callable[[Probe], Gate], ...] = (
+        floor_is_small,
+        raw_equals_reprefill,
+        same_ids,
+        partial(parcels_round_trip, agents=used),
+        partial(sender_unchanged, agents=used),
+    )
+    detections = (shifted_position_detected, shown_pad_detected, wrong_model_detected)
+    chosen = (*fast, *detections) if full else fast
+    gates = []
+    with progress(f"gates of {engine.spec.name}", 1 + len(chosen)) as advance:
+        probe = Probe.make(engine)
+        advance(1)
+        for gate in chosen:
+            gates.append(gate(probe))
+            advance(1)
+    return gates
 
 
 def require(gates: Sequence[Gate]) -> None:

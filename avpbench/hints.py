@@ -14,8 +14,16 @@ from avpbench.config import CONF
 from avpbench.errors import ConfigError
 
 
+def is_sweep(words: Sequence[str]) -> bool:
+    """Whether Hydra is asked for a multirun."""
+    return any(word in ("-m", "--multirun") for word in words)
+
+
 def check(words: Sequence[str], commands: Sequence[str] = ()) -> None:
-    """Raises ConfigError for a key or a choice that no config has, naming the nearest ones. Flags and hydra's own pass."""
+    """Raises ConfigError for a key or a choice that no config has, naming the nearest ones, and for a grid without -m.
+
+    Flags and hydra's own pass.
+    """
     groups = {str(p.relative_to(CONF)): sorted(f.stem for f in p.glob("*.yaml")) for p in CONF.rglob("*") if p.is_dir()}
     keys = set(_all_keys(CONF))
     for word in words:
@@ -33,6 +41,8 @@ def check(words: Sequence[str], commands: Sequence[str] = ()) -> None:
             _check_choices(key, value.strip("[]"), groups["strategy"])
         elif key not in keys:
             raise ConfigError(f"unknown key {key!r}{near(key, [*groups, *keys])}; python -m avpbench --help lists the keys")
+        if "," in value and value[0] not in "[{('\"" and not is_sweep(words):
+            raise ConfigError(f"{word} names several values; a grid of cells wants -m: python -m avpbench -m {' '.join(words)}")
 
 
 def _check_choices(group: str, value: str, known: Sequence[str]) -> None:

@@ -7,7 +7,6 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -20,7 +19,6 @@ from avpbench import digest
 from avpbench.cell import Cell
 from avpbench.config import Identity
 from avpbench.errors import RecordsError, cause
-from avpbench.gates import Gate
 from avpbench.progress import say
 from avpbench.prompts import prompt_hash
 
@@ -58,8 +56,8 @@ class Meta:
     earlier: list[dict[str, Any]]  # the sessions that came before in this folder: their own fields of _SESSION
 
 
-def describe(identity: Identity, cell: Cell, gates: Sequence[Gate], config: dict[str, Any]) -> Meta:
-    """The run as it begins, on this machine, at this time."""
+def describe(identity: Identity, cell: Cell, config: dict[str, Any]) -> Meta:
+    """The run as it begins, on this machine, at this time, before its gates."""
     engines = list(dict.fromkeys(agent.engine for agent in cell.agents))
     first = engines[0]
     return Meta(
@@ -81,7 +79,7 @@ def describe(identity: Identity, cell: Cell, gates: Sequence[Gate], config: dict
         notes=list(dict.fromkeys(note for engine in engines for note in engine.notes)),
         context_tokens=cell.context_tokens,
         seed=cell.settings.seed,
-        gates=[asdict(gate) for gate in gates],
+        gates=[],
         git=_git(),
         versions={name: _version(name) for name in _VERSIONS} | {"python": platform.python_version()},
         cuda=torch.version.cuda,

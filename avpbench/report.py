@@ -8,7 +8,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from avpbench.progress import console
-from avpbench.summary import Summary, Times
+from avpbench.summary import RESIDUAL_LIMIT, Summary, Times
 
 
 def bytes_text(value: float | None) -> str:
@@ -94,12 +94,13 @@ def _table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> 
     return shown
 
 
-def show_tables(summaries: Sequence[Summary], title: str) -> None:
-    """Prints them, and what the columns mean."""
+def show_tables(summaries: Sequence[Summary], title: str, explain: bool = True) -> None:
+    """Prints them and, with `explain`, what the columns mean."""
     console.print()
     for one in tables(summaries, title):
         console.print(one)
-    console.print(_NOTE, style="dim", markup=False)
+    if explain:
+        console.print(_NOTE, style="dim", markup=False)
 
 
 def stages_text(times: Times) -> str | None:
@@ -109,7 +110,8 @@ def stages_text(times: Times) -> str | None:
     if times.stages_s is None:
         return f"stages withheld: {times.stages_residual:.1%} of the hand-off clock is in none of them"
     parts = ", ".join(f"{name} {1000 * seconds:.2f}" for name, seconds in times.stages_s.items())
-    return f"stages (ms, repeats of their own): {parts}; residual against the hand-off clock {times.stages_residual:.1%}"
+    noisy = "" if abs(times.stages_residual) <= RESIDUAL_LIMIT else f", over {RESIDUAL_LIMIT:.0%}: noisy or short, do not quote the stages"
+    return f"stages (ms, repeats of their own): {parts}; residual against the hand-off clock {times.stages_residual:.1%}{noisy}"
 
 
 def show_comparison(done: Sequence[Summary], failed: Sequence[str]) -> None:

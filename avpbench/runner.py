@@ -6,7 +6,8 @@ import json
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, final
 
@@ -32,8 +33,8 @@ from avpbench.summary import Peaks, Subject, Summary, clocks, divergence, score
 from avpbench.trackers.tracker import Tracker
 
 
-def execute(cfg: DictConfig) -> Summary:
-    """Runs one resolved config and returns its summary.
+def execute(cfg: DictConfig, explain: bool = True) -> Summary:
+    """Runs one resolved config and returns its summary. `explain`: say what the columns of its table mean.
 
     Raises AvpBenchError for what cannot run, KeyboardInterrupt after Ctrl-C: what was done is kept, and the same
     command goes on from there.
@@ -44,7 +45,7 @@ def execute(cfg: DictConfig) -> Summary:
     say(f"cell: {identity.folder}")
     cell = cell_of(cfg, wanted)
     with held(folder), _logged(folder), stop_requested() as check_stop:
-        return _Run(cfg, identity, folder, cell, wanted).go(check_stop)
+        return _Run(cfg, identity, folder, cell, wanted, explain).go(check_stop)
 
 
 @final
@@ -55,12 +56,14 @@ class _Run:
     folder: Path
     cell: Cell
     wanted: Plan
+    explain: bool
 
     def go(self, check_stop: Callable[[], None]) -> Summary:
         cfg, cell, folder = self.cfg, self.cell, self.folder
-        gates = self._gates()
         config: Any = OmegaConf.to_container(cfg, resolve=True)
-        about = meta.admit(folder, meta.describe(self.identity, cell, gates, config), cfg.resume)
+        about = meta.admit(folder, meta.describe(self.identity, cell, config), cfg.resume)
+        self._say_what_is_here()
+        about = replace(about, gates=[asdict(gate) for gate in self._gates()])
         write_json(folder / "meta.json", asdict(about))
         write_text(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
         tracker: Tracker = build(cfg.tracker)
@@ -83,12 +86,17 @@ class _Run:
         self._tell(summary, samples, about.notes)
         return summary
 
+    def _say_what_is_here(self) -> None:
+        here, timed = len(self._samples()), len({row.block for row in self._timed().read()})
+        if here or timed:
+            say(f"resuming: {here} of {self.cell.num_samples} samples and {timed} timed blocks are here already and are used again")
+
     def _gates(self) -> list[Gate]:
         if self.cfg.gates == "off":
             return []
         say(f"gates: {self.cfg.gates}")
         agents = self.cell.agents
-        gates = [gate for engine in dict.fromkeys(a.engine for a in agents) for gate in check(engine, agents, self.cfg.gates == "full")]
+        gates = [*chain.from_iterable(check(e, agents, self.cfg.gates == "full") for e in dict.fromkeys(a.engine for a in agents))]
         if not all(gate.passed for gate in gates):
             write_json(self.folder / "gates.json", [asdict(gate) for gate in gates])
         require(gates)
@@ -171,7 +179,7 @@ class _Run:
         return Summary(subject, score(samples), divergence(scored), times, peaks)
 
     def _tell(self, summary: Summary, samples: list[SampleRecord], notes: list[str]) -> None:
-        show_tables([summary], self.identity.folder)
+        show_tables([summary], self.identity.folder, self.explain)
         if stages := stages_text(summary.times):
             say(stages)
         failed = [s for s in samples if s.status in ("oom", "error")]
@@ -186,7 +194,7 @@ class _Run:
 @contextmanager
 def _logged(folder: Path) -> Iterator[None]:
     """Warnings and tracebacks of the run go to its log.txt as well."""
-    handler = logging.FileHandler(folder / "log.txt")
+    handler = logging.FileHandler(folder / "log.txt", delay=True)  # no file without a word to say
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root = logging.getLogger("avpbench")
     root.addHandler(handler)

@@ -11,7 +11,7 @@ import torch
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from avpbench.build import build
-from avpbench.cell import Cell, Settings
+from avpbench.cell import Cell, Settings, check_problems
 from avpbench.checks import one_of, whole
 from avpbench.config import model_config, strategy_config
 from avpbench.engine.engine import Engine
@@ -127,6 +127,7 @@ def _load(cfg: DictConfig, chosen: Settings) -> tuple[Task, list[Engine]]:
     if missing:
         raise NotFound("\n".join(missing))
     assert task is not None
+    check_problems(chosen, task, cfg.limit)
     device = resolve_device(cfg.device)
     dtype = resolve_dtype(cfg.dtype, device)
     say(f"loading {', '.join(dict.fromkeys(one.name for one in sources))} on {device}")

@@ -8,13 +8,14 @@ import re
 import pytest
 from conftest import TASK, cell, settings, told
 
-from avpbench.cell import Cell
+from avpbench.cell import Cell, check_problems
 from avpbench.chain import ChainResult, run_chain
 from avpbench.config import CONF
 from avpbench.engine.engine import Engine
 from avpbench.errors import ConfigError
 from avpbench.links.shared import Shared
 from avpbench.strategies.raw import Raw
+from avpbench.tasks.wordmath import Wordmath
 
 STRATEGIES = sorted(p.stem for p in (CONF / "strategy").glob("*.yaml"))
 
@@ -135,6 +136,11 @@ def test_bad_settings_are_refused(changes: dict[str, object]) -> None:
 
 
 @pytest.mark.parametrize("limit", [0, -3, 201])
-def test_a_limit_beyond_the_data_is_refused(tiny: Engine, limit: int) -> None:
+def test_a_limit_beyond_the_data_is_refused(limit: int) -> None:
     with pytest.raises(ConfigError, match="limit must be 1 to 200"):
-        cell(tiny, limit=limit)
+        check_problems(settings(), Wordmath(200, "standard", 0), limit)
+
+
+def test_donors_want_enough_problems() -> None:
+    with pytest.raises(ConfigError, match="at least chain=3 problems"):
+        check_problems(settings(donor="other"), Wordmath(2, "standard", 0), None)

@@ -62,11 +62,41 @@ def test_what_is_right_passes_and_the_same_with_a_slip_does_not(word: str) -> No
         check(["-m", "hydra.verbose=true", word.replace("=", "x=", 1)])
 
 
+@pytest.mark.parametrize("word", ["strategy=raw,text", "chain=1,2", "seed=0, 1"])
+def test_a_grid_wants_m(word: str) -> None:
+    with pytest.raises(ConfigError, match=f"a grid of cells wants -m: python -m avpbench -m {word}"):
+        check([word])
+    check(["-m", word])
+    check(["latency.against=[reprefill,text]"])
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"_target_": "avpbench.strategies.gone.Gone"}, "names no class .*gone"),
+        ({"_target_": "avpbench.strategies.raw.Row"}, "names no class .*Row"),
+        ({"_target_": "avpbench.strategies.raw.Raw", "depth": 3}, "Raw.* was given depth: .*unexpected keyword"),
+        ({"_target_": "avpbench.strategies.strategy.Strategy"}, "lacks check, export, inject"),
+    ],
+)
+def test_a_yaml_that_does_not_fit_its_class_is_one_message(config: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build(OmegaConf.create(config))
+
+
+def test_what_the_data_cannot_give_is_refused_before_a_model_is_loaded() -> None:
+    done = avpbench("limit=0", "tracker=console")
+    assert done.returncode == 1
+    assert "avpbench: limit must be 1 to 2000" in done.stderr
+    assert "loading" not in done.stdout
+
+
 def test_errors_are_one_message_without_a_traceback() -> None:
     done = avpbench("chain=0", "tracker=console")
     assert done.returncode == 1
     assert "avpbench: chain must be a whole number >= 1, got 0" in done.stderr
     assert "Traceback" not in done.stderr
+    assert "Error executing job" not in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -103,6 +133,7 @@ def test_a_multirun_compares_its_cells(tmp_path: Path) -> None:
     assert "raw" in comparison
     assert "speed-up" in comparison
     assert done.stdout.count("task: wordmath") == 4
+    assert done.stdout.count("tokens: a sample") == 1
     assert {p.name for p in tmp_path.iterdir()} <= {"adhoc", ".multirun"}
 
 

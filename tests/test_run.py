@@ -49,7 +49,7 @@ def test_a_run_leaves_what_the_design_names(tmp_path: Path) -> None:
     summary = go(tmp_path, "limit=6", "latency=on", "latency.repeats=2", "fidelity=on")
     path = folder(tmp_path, "latency.repeats=2")
     assert {p.name for p in path.iterdir()} == {
-        "config.yaml", "meta.json", "samples.jsonl", "latency.jsonl", "fidelity.jsonl", "summary.json", "log.txt",
+        "config.yaml", "meta.json", "samples.jsonl", "latency.jsonl", "fidelity.jsonl", "summary.json",
     }  # fmt: skip
     assert json.loads((path / "summary.json").read_text()) == summary
     wanted = [
@@ -91,11 +91,15 @@ def test_a_run_leaves_what_the_design_names(tmp_path: Path) -> None:
     assert set(sample["hops"][0]) >= {"strategy", "decision", "sender_pid", "receiver_pid", "wire_bytes", "cache_bytes", "stages_s"}
 
 
-def test_a_larger_limit_extends_and_nothing_is_done_twice(tmp_path: Path) -> None:
+def test_a_larger_limit_extends_and_nothing_is_done_twice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     go(tmp_path, "limit=6")
+    assert "resuming" not in capsys.readouterr().out
     go(tmp_path, "limit=6")
+    assert "resuming: 6 of 6 samples and 0 timed blocks are here" in capsys.readouterr().out
     assert go(tmp_path, "limit=11")["num_samples"] == 11
+    assert "resuming: 6 of 11 samples" in capsys.readouterr().out
     assert go(tmp_path, "limit=3")["num_samples"] == 3
+    assert "resuming: 3 of 3 samples" in capsys.readouterr().out
     go(tmp_path / "other", "limit=11")
     ours, other = (content(folder(path)) for path in (tmp_path, tmp_path / "other"))
     assert [row.pop("batch_size") for row in ours] == [4] * 4 + [2] * 2 + [4] * 2 + [3] * 3
@@ -140,14 +144,16 @@ def test_what_cannot_change_a_result_is_not_hashed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("key", ["weights", "data", "dtype", "device", "code", "libraries"])
-def test_resume_refuses_and_names_what_changed(tmp_path: Path, key: str) -> None:
+def test_resume_refuses_and_names_what_changed(tmp_path: Path, key: str, monkeypatch: pytest.MonkeyPatch) -> None:
     go(tmp_path, "limit=4")
     path = folder(tmp_path) / "meta.json"
     meta = json.loads(path.read_text())
     meta["identity"][key] = "something else"
     path.write_text(json.dumps(meta))
-    with pytest.raises(RecordsError, match=f"differs in {key}"):
-        go(tmp_path, "limit=5")
+    with monkeypatch.context() as patched:
+        patched.setattr("avpbench.runner.check", pytest.fail)  # it is refused before the gates take their time
+        with pytest.raises(RecordsError, match=f"differs in {key}"):
+            go(tmp_path, "limit=5")
     assert len(read_samples(path.parent)) == 4
     assert go(tmp_path, "limit=5", "resume=anyway")["num_samples"] == 5
     assert key in json.loads(path.read_text())["resumed_anyway"][0]["changed"][0]
@@ -225,6 +231,7 @@ def test_failed_samples_stay_in_the_denominator(tmp_path: Path, monkeypatch: pyt
     samples = read_samples(folder(tmp_path))
     assert [s.status in ("oom", "error") for s in samples] == [k in bad for k in range(8)]
     assert (samples[1].status, samples[5].status, samples[5].error) == ("oom", "error", "ValueError: a bug")
+    assert "ValueError: a bug" in (folder(tmp_path) / "log.txt").read_text()
     assert (summary["num_samples"], summary["num_errors"]) == (8, 2)
     assert summary["accuracy"] == sum(s.correct for s in samples) / 8
 

@@ -56,6 +56,11 @@ def through_bytes(strategy: Strategy, state: AgentState, engine: Engine) -> Pref
     return strategy.inject(wire.decode(wire.encode(strategy.export(state, engine, engine.spec))), engine)
 
 
+def test_a_kind_is_its_modules_name(strategy: Strategy) -> None:
+    """So no two strategies open each other's parcels, or share a row in a table."""
+    assert type(strategy).__module__ == f"avpbench.strategies.{strategy.kind}"
+
+
 def test_a_receiver_goes_on_from_bytes(strategy: Strategy, engine: Engine) -> None:
     strategy.check(engine.spec, engine.spec)
     prefix = through_bytes(strategy, state_of(engine, strategy, hops=3), engine)
