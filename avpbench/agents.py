@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
+
+from torch import Tensor
 
 from avpbench.core import AgentState, ModelSpec, Parcel, Prefix, Prompt, Turn
 from avpbench.engine.batch import Start
-from avpbench.engine.engine import Continuation, Engine, Speech
+from avpbench.engine.engine import NOTHING, Continuation, Engine, Speech
 from avpbench.engine.sampling import Sampling
 from avpbench.errors import ConfigError
 from avpbench.links.link import Link, Message, num_bytes
@@ -22,18 +24,20 @@ from avpbench.strategies.strategy import Strategy
 @final
 @dataclass(frozen=True, slots=True)
 class Think:
-    """N latent steps instead of words."""
+    """N latent steps instead of words. `demands`: per sample, what the gold continuation will attend to (fidelity only)."""
 
     steps: int
+    demands: tuple[Tensor, ...] | None = None
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Speak:
-    """One Speech a sample."""
+    """One Speech a sample. `demands`: as for Think."""
 
     speeches: tuple[Speech, ...]
     sampling: Sampling
+    demands: tuple[Tensor, ...] | None = None
 
 
 Job = Think | Speak
@@ -49,6 +53,7 @@ class Outgoing:
     decision: str | None
     wire_bytes: int
     cache_bytes: int
+    num_values: int | None
 
 
 @final
@@ -92,14 +97,17 @@ class Agent:
         """Who it is."""
         return self.engine.spec
 
-    def turn(self, messages: Sequence[Message | None], prompts: Sequence[Prompt], job: Job, receiver: ModelSpec | None) -> list[Turned]:
+    def turn(
+        self, messages: Sequence[Message | None], prompts: Sequence[Prompt], job: Job, receiver: ModelSpec | None, capture: bool = True
+    ) -> list[Turned]:
         """A whole turn, from buffers to buffers, of samples in one batch: opens, acts, and hands over to `receiver`, if any.
 
+        With `capture`, what the strategy needs of the passes is kept, for this hand-over or a later one.
         Raises WireError, ConfigError, OutOfMemory.
         """
         stages, sending = (self._stages(len(prompts)) for _ in range(2))
         opened = [self.receive(message, prompt, stages) for message, prompt in zip(messages, prompts, strict=True)]
-        done = self.act(opened, prompts, job, stages)
+        done = self.act(opened, prompts, job, stages, None if capture else NOTHING)
         outs = [None if receiver is None else self.send(state, receiver, sending) for state, _ in done]
         spent = stages.seconds(), sending.seconds()
         return [Turned(state, self._record(state, c), c.new_ids, out, *spent) for (state, c), out in zip(done, outs, strict=True)]
@@ -117,9 +125,14 @@ class Agent:
         return Opened(Start(prefix, ids), parcel)
 
     def act(
-        self, opened: Sequence[Opened], prompts: Sequence[Prompt], job: Job, stages: AnyStages = NO_STAGES
-    ) -> list[tuple[AgentState, Continuation]]:
-        """Speaks or thinks, all samples in one batch. Raises ConfigError where a sequence would not fit the window."""
+        self, opened: Sequence[Opened], prompts: Sequence[Prompt], job: Job, stages: AnyStages = NO_STAGES,
+        needs: frozenset[str] | None = None,
+    ) -> list[tuple[AgentState, Continuation]]:  # fmt: skip
+        """Speaks or thinks, all samples in one batch; `needs` (None: the strategy's) is captured on the way.
+
+        Raises ConfigError where a sequence would not fit the window.
+        """
+        needs = self.strategy.needs if needs is None else needs
         starts = [one.start for one in opened]
         more = job.steps if isinstance(job, Think) else max(s.max_new_tokens for s in job.speeches)
         longest = max(len(start.token_ids) for start in starts) + more
@@ -129,17 +142,17 @@ class Agent:
                 f" {self.engine.window}; lower context, chain, max_agent_tokens or max_new_tokens"
             )
         if isinstance(job, Think):
-            done = self.engine.think(starts, job.steps, stages)
+            done = self.engine.think(starts, job.steps, stages, needs)
         else:
-            done = self.engine.speak(starts, job.speeches, job.sampling, stages)
-        return [
-            (self._state(one, prompt, continuation), continuation) for one, prompt, continuation in zip(opened, prompts, done, strict=True)
-        ]
+            done = self.engine.speak(starts, job.speeches, job.sampling, stages, needs)
+        demands = job.demands or [None] * len(prompts)
+        return [(self._state(*parts), parts[2]) for parts in zip(opened, prompts, done, demands, strict=True)]
 
-    def _state(self, opened: Opened, prompt: Prompt, done: Continuation) -> AgentState:
+    def _state(self, opened: Opened, prompt: Prompt, done: Continuation, demand_S: Tensor | None) -> AgentState:
         said = self.engine.decode(done.new_ids)
         turn = Turn(prompt.role, prompt.words, said)
-        return AgentState(self.engine.spec, done.token_ids, done.soft_NE, done.cache, turn, prompt.question, opened.received)
+        state = AgentState(self.engine.spec, done.token_ids, done.soft_NE, done.cache, turn, prompt.question, opened.received)
+        return replace(state, captured=done.captured if demand_S is None else replace(done.captured, demand_S=demand_S))
 
     def send(self, state: AgentState, receiver: ModelSpec, stages: AnyStages = NO_STAGES) -> Outgoing:
         """Hands over a state."""
@@ -147,7 +160,9 @@ class Agent:
             parcel = self.strategy.export(state, self.engine, receiver)
         message = self.link.send(parcel, stages)
         held = sum(t.numel() * t.element_size() for t in parcel.tensors.values())
-        return Outgoing(message, parcel.card.kind, parcel.card.decision, num_bytes(message), held)
+        span, spec = parcel.card.body.get("span"), state.spec  # a card of K/V says how many tokens it stands for
+        values = None if span is None else 2 * spec.num_layers * spec.num_kv_heads * spec.head_dim * span
+        return Outgoing(message, parcel.card.kind, parcel.card.decision, num_bytes(message), held, values)
 
     def _record(self, state: AgentState, done: Continuation) -> TurnRecord:
         return TurnRecord(

@@ -31,19 +31,23 @@ class ChainResult:
         return self.turns[-1].finish
 
 
-def run_chain(agents: Sequence[Agent], prompts: Sequence[Sequence[Prompt]], jobs: Sequence[Job]) -> list[ChainResult]:
+def run_chain(
+    agents: Sequence[Agent], prompts: Sequence[Sequence[Prompt]], jobs: Sequence[Job], to_go_on: bool = False
+) -> list[ChainResult]:
     """Runs a batch of samples through the agents.
 
     Args:
         agents: in order; the last one does not hand over.
         prompts: per sample, one prompt an agent.
         jobs: one an agent.
+        to_go_on: the last state will be handed over too, by the caller.
     """
     turns: list[list[Turned]] = []
     for place, (agent, job) in enumerate(zip(agents, jobs, strict=True)):
         messages = [_out(one).message for one in turns[-1]] if turns else [None] * len(prompts)
         receiver = agents[place + 1].spec if place + 1 < len(agents) else None
-        turns.append(agent.turn(messages, [sample[place] for sample in prompts], job, receiver))
+        capture = receiver is not None or to_go_on
+        turns.append(agent.turn(messages, [sample[place] for sample in prompts], job, receiver, capture))
     pids = [agent.pid for agent in agents]
     return [_result(sample, pids) for sample in zip(*turns, strict=True)]
 
@@ -58,5 +62,7 @@ def _result(turned: Sequence[Turned], pids: Sequence[int]) -> ChainResult:
     for place, (sent, opened) in enumerate(itertools.pairwise(turned)):
         out = _out(sent)
         spent = None if sent.sending_s is None or opened.opening_s is None else sent.sending_s | opened.opening_s
-        hops.append(HopRecord(out.strategy, out.decision, pids[place], pids[place + 1], out.wire_bytes, out.cache_bytes, spent))
+        hops.append(
+            HopRecord(out.strategy, out.decision, pids[place], pids[place + 1], out.wire_bytes, out.cache_bytes, out.num_values, spent)
+        )
     return ChainResult(turned[-1].state, tuple(one.new_ids for one in turned), tuple(one.record for one in turned), tuple(hops))

@@ -30,6 +30,12 @@ class Identity:
     strategy: str
 
 
+def groups() -> dict[str, list[str]]:
+    """Every config group and its choices; a group within one is named `strategy/codec`."""
+    folders = sorted(p for p in CONF.rglob("*") if p.is_dir())
+    return {p.relative_to(CONF).as_posix(): sorted(f.stem for f in p.glob("*.yaml")) for p in folders}
+
+
 def compose(overrides: Sequence[str]) -> DictConfig:
     """The config that these overrides give, as on the command line."""
     from hydra import compose as hydra_compose

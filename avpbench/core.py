@@ -112,6 +112,34 @@ class Parcel:
 
 @final
 @dataclass(frozen=True, eq=False, slots=True)
+class Queries:
+    """Attention queries of some tokens, after RoPE: per layer [A, P, D], A attention heads; `positions_P` are the tokens' own."""
+
+    positions_P: Int[Tensor, " P"]
+    layers: tuple[Float[Tensor, "A P D"], ...]
+
+
+@final
+@dataclass(frozen=True, eq=False, slots=True)
+class Captured:
+    """What the engine kept of a turn's passes, as far as somebody asked for it (avpbench.engine.capture).
+
+    `window` are the last tokens' queries, `probes` some of the whole turn. `surprisal_T`, `entropy_T` and
+    `confidence_T`, in nats and as a probability, are of the turn's tokens from position `first` on, each as predicted
+    by what stood before it. `demand_S` is how much the gold continuation attends to each position: fidelity only.
+    """
+
+    first: int = 0
+    window: Queries | None = None
+    probes: Queries | None = None
+    surprisal_T: Float[Tensor, " T"] | None = None
+    entropy_T: Float[Tensor, " T"] | None = None
+    confidence_T: Float[Tensor, " T"] | None = None
+    demand_S: Float[Tensor, " S"] | None = None
+
+
+@final
+@dataclass(frozen=True, eq=False, slots=True)
 class AgentState:
     """What an agent holds when it stops.
 
@@ -127,3 +155,4 @@ class AgentState:
     turn: Turn
     question: str
     received: Parcel | None
+    captured: Captured = Captured()

@@ -37,3 +37,7 @@ class GateFailed(AvpBenchError):
 
 class OutOfMemory(AvpBenchError):
     """The device could not hold a batch; the caller may try a smaller one."""
+
+
+class ControllerError(AvpBenchError, ValueError):
+    """A controller answered with something that is not a plan: wrong length or dtype, an unlisted level, over budget."""

@@ -94,6 +94,16 @@ def _same_bits(a: Tensor, b: Tensor) -> bool:
     return a.dtype == b.dtype and a.shape == b.shape and bool((a.contiguous().view(torch.uint8) == b.view(torch.uint8)).all())
 
 
+def budgets_hold(probe: Probe, agents: Sequence[Agent]) -> Gate:
+    """No parcel is larger than its strategy's budget allows."""
+    over = 0
+    for agent in agents:
+        most = agent.strategy.most_bytes(probe.state, probe.engine)
+        size = len(wire.encode(agent.strategy.export(probe.state, probe.engine, probe.engine.spec)))
+        over = max(over, size - (size if most is None else most))
+    return Gate("budgets_hold", over <= 0, over, 0, "bytes over the budget")
+
+
 def sender_unchanged(probe: Probe, agents: Sequence[Agent]) -> Gate:
     """The sender's cache is what it was after a receiver, by reference, went on from it."""
     before = fingerprint(probe.state.cache)
@@ -148,6 +158,7 @@ def check(engine: Engine, agents: Sequence[Agent], full: bool) -> list[Gate]:
         raw_equals_reprefill,
         same_ids,
         partial(parcels_round_trip, agents=used),
+        partial(budgets_hold, agents=used),
         partial(sender_unchanged, agents=used),
     )
     detections = (shifted_position_detected, shown_pad_detected, wrong_model_detected)

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from avpbench.checks import near
-from avpbench.config import CONF
+from avpbench.config import CONF, groups
 from avpbench.errors import ConfigError
 
 
@@ -24,23 +24,24 @@ def check(words: Sequence[str], commands: Sequence[str] = ()) -> None:
 
     Flags and hydra's own pass.
     """
-    groups = {str(p.relative_to(CONF)): sorted(f.stem for f in p.glob("*.yaml")) for p in CONF.rglob("*") if p.is_dir()}
+    choices = groups()
     keys = set(_all_keys(CONF))
     for word in words:
         if word.startswith(("-", "hydra", "+", "~")):
             continue
         key, separator, value = word.partition("=")
+        key = key.partition("@")[0]  # a group placed elsewhere: strategy/controller@strategy.controller.of=NAME
         if not separator:
-            hint = near(key, [*commands, *groups, *keys])
+            hint = near(key, [*commands, *choices, *keys])
             raise ConfigError(f"{word!r} is not KEY=VALUE{hint}; python -m avpbench --help lists the keys")
-        if key in groups:
-            _check_choices(key, value, groups[key])
+        if key in choices:
+            _check_choices(key, value, choices[key])
         elif key == "receiver" or key.startswith("roles."):
-            _check_choices(key, value, groups["model"])
+            _check_choices(key, value, choices["model"])
         elif key == "latency.against":
-            _check_choices(key, value.strip("[]"), groups["strategy"])
+            _check_choices(key, value.strip("[]"), choices["strategy"])
         elif key not in keys:
-            raise ConfigError(f"unknown key {key!r}{near(key, [*groups, *keys])}; python -m avpbench --help lists the keys")
+            raise ConfigError(f"unknown key {key!r}{near(key, [*choices, *keys])}; python -m avpbench --help lists the keys")
         if "," in value and value[0] not in "[{('\"" and not is_sweep(words):
             raise ConfigError(f"{word} names several values; a grid of cells wants -m: python -m avpbench -m {' '.join(words)}")
 

@@ -7,7 +7,7 @@ pieces, with batch mates.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 import torch
@@ -18,6 +18,7 @@ from avpbench import wire
 from avpbench.agents import Agent, Speak, Think
 from avpbench.core import AgentState, KVCache, Prefix, Prompt
 from avpbench.engine.batch import Start
+from avpbench.engine.capture import CAPTURES
 from avpbench.engine.engine import Engine, Speech
 from avpbench.engine.sampling import Sampling, generator
 from avpbench.links.direct import Direct
@@ -52,8 +53,7 @@ class Probe:
         agent = Agent(engine, Raw(), Direct())
         prompts = [Prompt("solver", words, words) for words in WORDS]
         opened = [agent.receive(None, prompt) for prompt in prompts]
-        state, _ = agent.act(opened[:1], prompts[:1], job(1))[0]
-        thought, _ = agent.act(opened[:1], prompts[:1], Think(_THOUGHTS))[0]
+        state, thought = (_wanted(agent.act(opened[:1], prompts[:1], one, needs=CAPTURES)[0][0]) for one in (job(1), Think(_THOUGHTS)))
         starts = tuple(one.start for one in opened)
         return cls(engine, state, thought, starts, engine.template.following(WORDS[1]), *floor(engine, starts))
 
@@ -71,6 +71,11 @@ class Probe:
         return difference(self.logits_after(prefix), self.logits_after(self.through(Reprefill(), state)))
 
 
+def _wanted(state: AgentState) -> AgentState:
+    """The state with a demand for every token, for a controller that is told one."""
+    return replace(state, captured=replace(state.captured, demand_S=torch.ones(len(state.token_ids))))
+
+
 def floor(engine: Engine, starts: Sequence[Start]) -> tuple[float, float]:
     """The largest logit difference between one piece, two pieces and a batch of equals; and the logits' rounding.
 
@@ -81,7 +86,7 @@ def floor(engine: Engine, starts: Sequence[Start]) -> tuple[float, float]:
     for s in starts:
         mates.append(engine.prefill([s, s, s])[1][1:2])
         cut = len(s.prompt_ids) // 2
-        caches, _ = engine.prefill([Start(Prefix(), s.prompt_ids[:cut])])
+        caches = engine.prefill([Start(Prefix(), s.prompt_ids[:cut])]).caches
         prefix = Prefix(token_ids=s.prompt_ids[:cut], cache=caches[0])
         pieces.append(engine.prefill([Start(prefix, s.prompt_ids[cut:])])[1])
     rounding = float(alone[~alone.isneginf()].abs().max()) * torch.finfo(engine.model.dtype).eps

@@ -45,6 +45,7 @@ class HopRecord:
     receiver_pid: int
     wire_bytes: int
     cache_bytes: int
+    num_values: int | None  # keys and values that the parcel stands for, dropped ones included; None where it carries none
     stages_s: dict[str, float] | None
 
 
@@ -114,6 +115,7 @@ class FidelityRecord:
     nll: float
     raw_nll: float
     top1_flips: float
+    attention_errors: list[float] | None  # per layer, of what is read in the prefix, as a share; None where no K/V crossed
 
     @classmethod
     def from_json(cls, row: dict[str, Any]) -> Self:

@@ -30,11 +30,15 @@ def _ms(value: float | None) -> str:
     return "-" if value is None else f"{value * 1000:.2f} ms"
 
 
-_SETTINGS = {"model": "", "chain": "", "context": "", "question": "first", "donor": "self", "think": "0", "seed": "0"}  # left unsaid
+_SETTINGS = {  # left unsaid where they are these
+    "model": "", "chain": "", "context": "", "question": "first", "donor": "self", "think": "0", "seed": "0",
+    "controller": "-", "codec": "-", "budget": "-",
+}  # fmt: skip
+_OPTIONAL = ("bits", "KL")  # left out where nothing has them
 _NOTE = (
-    "tokens: a sample, all agents' turns; wire: a sample, all hops; cache: largest K/V of a turn; TTFT: last hop, batch 1,"
-    " prefix + new tokens, from bytes in host memory; speed-up: geometric mean of re-prefill's TTFT / its own in the"
-    " same blocks of the same cell; compare speed-ups between rows, not times"
+    "tokens: a sample, all agents' turns; wire: a sample, all hops; bits: of all bytes, a value; cache: largest K/V of a turn;"
+    " TTFT: last hop, batch 1, prefix + new tokens, from bytes in host memory; speed-up: geometric mean of re-prefill's TTFT / its"
+    " own in the same blocks of the same cell; compare speed-ups between rows, not times"
 )
 
 
@@ -53,6 +57,9 @@ def columns(summary: Summary) -> dict[str, str]:
         "think": str(subject.think_steps),
         "seed": str(subject.seed),
         "strategy": subject.strategy,
+        "controller": subject.controller or "-",
+        "codec": subject.codec or "-",
+        "budget": _number(subject.budget_bits, 2, " bits"),
         "n": str(quality.num_samples),
         "errors": str(quality.num_errors),
         "accuracy": "-" if quality.accuracy is None else f"{quality.accuracy:.1%}",
@@ -60,6 +67,8 @@ def columns(summary: Summary) -> dict[str, str]:
         "prefilled": _number(quality.prefilled_tokens, 0),
         "generated": _number(quality.generated_tokens, 0),
         "wire": bytes_text(quality.wire_bytes),
+        "bits": _number(quality.mean_bits, 2),
+        "KL": _number(summary.kl, 4),
         "prefix + new": "-" if times.prefix_tokens is None else f"{times.prefix_tokens:.0f} + {times.new_tokens:.0f}",
         "TTFT": _ms(times.ttft_host_s),
         "speed-up": _number(times.ttft_host_speedup, 2, "x"),
@@ -72,7 +81,8 @@ def tables(summaries: Sequence[Summary], title: str) -> list[Table]:
     """A row a summary; on a terminal too narrow for that, a column a summary. A setting that is the same in all goes into the title."""
     rows = [columns(s) for s in summaries]
     same = {k: v for k, v in rows[0].items() if k in _SETTINGS and all(r[k] == v for r in rows)}
-    rows = [{k: v for k, v in row.items() if k not in same} for row in rows]
+    unused = {k for k in _OPTIONAL if all(r[k] == "-" for r in rows)}
+    rows = [{k: v for k, v in row.items() if k not in same and k not in unused} for row in rows]
     title = ", ".join([title, *(f"{k} {v}" for k, v in same.items() if v != _SETTINGS[k])])
     widths = [max(len(k), *(len(row[k]) for row in rows)) for k in rows[0]]
     if sum(widths) + 2 * len(widths) <= console.width and len(rows) > 1:

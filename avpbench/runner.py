@@ -28,7 +28,7 @@ from avpbench.report import show_tables, stages_text
 from avpbench.setup import Plan, cell_of, plan
 from avpbench.stop import stop_requested
 from avpbench.strategies.raw import Raw
-from avpbench.strategies.strategy import Strategy
+from avpbench.strategies.strategy import Parts, Strategy
 from avpbench.summary import Peaks, Subject, Summary, clocks, divergence, score
 from avpbench.trackers.tracker import Tracker
 
@@ -126,7 +126,7 @@ class _Run:
         if not self._possible(Raw(), "latency and fidelity are left out: there is no raw transcript"):
             return
         if self.cfg.latency.enabled:
-            rivals = [r for r in self.wanted.rivals if self._possible(r, f"latency is not compared with {r.kind}")]
+            rivals = [r for r in self.wanted.rivals if self._possible(r, f"latency is not compared with {r.label}")]
             try:
                 latency.run(self.cell, [self.wanted.strategy, *rivals], self.wanted.timing, self._timed(), check_stop)
             except (OutOfMemory, ConfigError) as error:
@@ -159,14 +159,15 @@ class _Run:
     def _summary(self, samples: list[SampleRecord], peaks: Peaks) -> Summary:
         ids, cell = self._ids(), self.cell
         scored = [f for f in self._scored().read() if f.sample_id in ids]
+        parts = Parts() if cell.settings.chain == 1 else self.wanted.strategy.parts
         subject = Subject(
             cell=self.identity.hash,
             model=cell.agents[0].engine.spec.name,
             task=cell.task.name,
             strategy=self.identity.strategy,
-            controller=None,
-            codec=None,
-            budget_bits=None,
+            controller=parts.controller,
+            codec=parts.codec,
+            budget_bits=parts.budget_bits,
             chain=cell.settings.chain,
             context_tokens=cell.context_tokens,
             question=cell.settings.question,
@@ -175,7 +176,7 @@ class _Run:
             seed=cell.settings.seed,
         )
         exact = cell.agents[-1].engine.device.type == "cuda"
-        times = clocks(self._timed().read(), self.wanted.strategy.kind, exact)
+        times = clocks(self._timed().read(), self.wanted.strategy.label, exact)
         return Summary(subject, score(samples), divergence(scored), times, peaks)
 
     def _tell(self, summary: Summary, samples: list[SampleRecord], notes: list[str]) -> None:

@@ -14,6 +14,7 @@ from avpbench.build import build
 from avpbench.cell import Cell, Settings, check_problems
 from avpbench.checks import one_of, whole
 from avpbench.config import model_config, strategy_config
+from avpbench.engine.capture import DEMAND
 from avpbench.engine.engine import Engine
 from avpbench.engine.load import Source, load, locate, resolve_device, resolve_dtype, tokenizer_of
 from avpbench.engine.sampling import Sampling
@@ -61,7 +62,11 @@ def plan(cfg: DictConfig) -> Plan:
             f"strategy={strategy.kind} hands over words, and agents that think (think_steps={chosen.think_steps}) say none;"
             " set think_steps=0, or choose strategy=raw or reprefill"
         )
-    rivals = tuple(r for r in (build(strategy_config(name)) for name in cfg.latency.against) if r.kind != strategy.kind)
+    if DEMAND in strategy.needs and (cfg.quality.enabled or cfg.latency.enabled):
+        raise ConfigError(
+            f"{strategy.label} knows the gold continuation, which only the fidelity phase has: set quality=off latency=off fidelity=on"
+        )
+    rivals = tuple(r for r in (build(strategy_config(name)) for name in cfg.latency.against) if r.label != strategy.label)
     c = cfg.latency
     timing = Timing(c.repeats, c.warmup, c.new_tokens, c.prefix_tokens, aa=cfg.gates == "full")
     return Plan(chosen, strategy, rivals, build(cfg.link), timing)

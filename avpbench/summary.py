@@ -51,7 +51,7 @@ class Quality:
     latent_steps: float | None
     wire_bytes: float | None  # None too where there is no hop
     cache_bytes: float | None
-    mean_bits: float | None  # None where no codec ran
+    mean_bits: float | None  # of all bytes, a value that they stand for; None where no K/V crossed as bytes
     peak_cache_bytes: float | None  # the largest turn's
 
 
@@ -123,9 +123,15 @@ def score(samples: Sequence[SampleRecord]) -> Quality:
         latent_steps=mean(sum(t.latent_steps for t in s.turns) for s in ran),
         wire_bytes=mean(sum(h.wire_bytes for h in s.hops) for s in ran) if hops else None,
         cache_bytes=mean(sum(h.cache_bytes for h in s.hops) for s in ran) if hops else None,
-        mean_bits=None,
+        mean_bits=mean(bits for s in ran if (bits := _bits(s)) is not None),
         peak_cache_bytes=mean(max(t.kv_bytes for t in s.turns) for s in ran),
     )
+
+
+def _bits(sample: SampleRecord) -> float | None:
+    """8 x all bytes / all values, over the hops of a sample that carried K/V."""
+    carried = [(hop.wire_bytes, hop.num_values) for hop in sample.hops if hop.num_values and hop.wire_bytes]
+    return 8 * sum(size for size, _ in carried) / sum(values for _, values in carried) if carried else None
 
 
 def divergence(fidelity: Sequence[FidelityRecord]) -> float | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from avpbench.config import CONF
+from avpbench.config import CONF, groups
 
 _HEAD = """\
 avpbench: how should language-model agents hand context to each other?
@@ -15,16 +15,16 @@ Examples:
   python -m avpbench                                             embedded model and problems
   python -m avpbench model=qwen1.5b chain=4                      GSM8K on a hub model
   python -m avpbench -m strategy=text,text_full,reprefill,raw chain=1,2,4,8
+  python -m avpbench -m strategy=adaptive strategy/controller=uniform,random,snapkv strategy.budget_bits=3,4
   python -m avpbench model=llama8b model.load=dummy task=wordmath context=8192 quality=off
 
 Choices (KEY=NAME):"""
-_SHOWN = ("task/gsm8k", "task/wordmath", "latency/on", "tracker/wandb", "model/tiny")
+_SHOWN = ("task/gsm8k", "task/wordmath", "strategy/quantized", "latency/on", "tracker/wandb", "model/tiny")
 
 
 def usage() -> str:
     """The whole help text."""
-    groups = sorted(p.name for p in CONF.iterdir() if p.is_dir())
-    lines = [_HEAD, *(f"  {g}: {', '.join(sorted(f.stem for f in (CONF / g).glob('*.yaml')))}" for g in groups)]
+    lines = [_HEAD, *(f"  {group}: {', '.join(choices)}" for group, choices in groups().items())]
     text = (CONF / "config.yaml").read_text(encoding="utf-8")
     lines += ["", "Keys and their defaults:", _indented(text[text.index("\nstudy:") : text.index("\nhydra:")])]
     for name in _SHOWN:

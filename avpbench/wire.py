@@ -37,19 +37,16 @@ _OPENING = b'{"__metadata__":{"digest":"'
 _DIGEST_AT = slice(8 + len(_OPENING), 8 + len(_OPENING) + _DIGEST_HEX)
 
 
+def num_bytes(parcel: Parcel) -> int:
+    """The length of the parcel's buffer, which is not made: the tensors may be on the meta device."""
+    header, _, ends = _header(_ordered(parcel.tensors), parcel.card)
+    return 8 + len(header) + (ends[-1] if ends else 0)
+
+
 def encode(parcel: Parcel) -> memoryview:
     """The parcel as one buffer. Tensors are copied once, from whatever device and strides they have."""
-    tensors = dict(sorted(parcel.tensors.items(), key=lambda item: -item[1].element_size()))  # so that each is aligned
-    sizes = [t.numel() * t.element_size() for t in tensors.values()]
-    ends = list(accumulate(sizes))
-    table = {
-        name: {"dtype": _NAMES[t.dtype], "shape": list(t.shape), "data_offsets": [end - size, end]}
-        for (name, t), size, end in zip(tensors.items(), sizes, ends, strict=True)
-    }
-    card = {"kind": parcel.card.kind, "sender": asdict(parcel.card.sender), "body": parcel.card.body, "decision": parcel.card.decision}
-    metadata = {"digest": "0" * _DIGEST_HEX, "format": FORMAT, "version": VERSION, "card": json.dumps(card, ensure_ascii=False)}
-    header = json.dumps({"__metadata__": metadata, **table}, ensure_ascii=False, separators=(",", ":")).encode()
-    header += b" " * (-(8 + len(header)) % _ALIGN)
+    tensors = _ordered(parcel.tensors)
+    header, sizes, ends = _header(tensors, parcel.card)
     begin = 8 + len(header)
     buffer = np.empty(begin + (ends[-1] if ends else 0), dtype=np.uint8)
     view = memoryview(buffer)  # type: ignore[arg-type]  # numpy arrays are buffers
@@ -60,6 +57,25 @@ def encode(parcel: Parcel) -> memoryview:
             data[begin + end - size : begin + end].view(t.dtype).view(t.shape).copy_(t)
     view[_DIGEST_AT] = xxhash.xxh3_128_hexdigest(view).encode()
     return view
+
+
+def _ordered(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """By falling element size, so that each is aligned."""
+    return dict(sorted(tensors.items(), key=lambda item: -item[1].element_size()))
+
+
+def _header(tensors: dict[str, Tensor], card: CacheCard) -> tuple[bytes, list[int], list[int]]:
+    """The JSON header with its digest still zero, and every tensor's size and end in the data."""
+    sizes = [t.numel() * t.element_size() for t in tensors.values()]
+    ends = list(accumulate(sizes))
+    table = {
+        name: {"dtype": _NAMES[t.dtype], "shape": list(t.shape), "data_offsets": [end - size, end]}
+        for (name, t), size, end in zip(tensors.items(), sizes, ends, strict=True)
+    }
+    plain = json.dumps({"kind": card.kind, "sender": asdict(card.sender), "body": card.body, "decision": card.decision}, ensure_ascii=False)
+    metadata = {"digest": "0" * _DIGEST_HEX, "format": FORMAT, "version": VERSION, "card": plain}
+    header = json.dumps({"__metadata__": metadata, **table}, ensure_ascii=False, separators=(",", ":")).encode()
+    return header + b" " * (-(8 + len(header)) % _ALIGN), sizes, ends
 
 
 def decode(buffer: memoryview | bytearray | bytes, max_bytes: int | None = None) -> Parcel:

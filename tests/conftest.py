@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ from hydra.core.global_hydra import GlobalHydra
 
 from avpbench.build import build
 from avpbench.cell import Cell, Settings
-from avpbench.config import strategy_config
+from avpbench.config import CONF, strategy_config
 from avpbench.core import Prompt
 from avpbench.engine.engine import Engine
 from avpbench.engine.load import Source, load
@@ -76,6 +78,21 @@ def qwen2_folder() -> Path:
 @pytest.fixture(autouse=True)
 def _fresh_hydra() -> None:
     GlobalHydra.instance().clear()
+
+
+def has(module: str) -> bool:
+    """Whether an optional package is installed."""
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+def codecs() -> list[Any]:
+    """Every codec's name; a peer that is not installed is skipped with that reason."""
+    peers = {"quanto": "optimum.quanto"}
+    names = sorted(p.stem for p in (CONF / "strategy" / "codec").glob("*.yaml"))
+    return [pytest.param(n, marks=pytest.mark.skipif(n in peers and not has(peers[n]), reason=f"{n} is not installed")) for n in names]
 
 
 def no_stop() -> None:

@@ -27,12 +27,13 @@ def go(one: Cell, indices: list[int]) -> list[ChainResult]:
 @pytest.mark.parametrize("chain", [1, 2, 3, 6])
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_every_strategy_runs_a_chain_of_any_length(tiny: Engine, strategy: str, chain: int) -> None:
-    done = go(cell(tiny, strategy, chain=chain), [0, 1, 2])
+    one = cell(tiny, strategy, chain=chain)
+    done = go(one, [0, 1, 2])
     for result in done:
         assert len(result.turns) == chain
         assert len(result.hops) == chain - 1
         assert result.turns[-1].role == "solver"
-        assert all(hop.strategy == strategy for hop in result.hops)
+        assert all(hop.strategy == one.agents[0].strategy.kind for hop in result.hops)
         assert all(hop.sender_pid == hop.receiver_pid == os.getpid() for hop in result.hops)
         assert all(hop.wire_bytes > hop.cache_bytes for hop in result.hops)
         assert all(hop.stages_s is None for hop in result.hops)
@@ -79,8 +80,9 @@ def test_only_the_slot_differs_between_strategies(tiny: Engine) -> None:
     for name in STRATEGIES:
         one = cell(tiny, name)
         sender, receiver = one.agents[:2]
-        state = go(one.through(one.agents[0].strategy), [5])[0].state
-        opened = [sender.receive(None, one.prompts(5)[0]), receiver.receive(sender.send(state, tiny.spec).message, one.prompts(5)[1])]
+        out = sender.turn([None], [one.prompts(5)[0]], one.jobs([5])[0], tiny.spec)[0].out
+        assert out is not None
+        opened = [sender.receive(None, one.prompts(5)[0]), receiver.receive(out.message, one.prompts(5)[1])]
         first.add(opened[0].start.prompt_ids)
         asked = tiny.decode(opened[1].start.prompt_ids)
         before = asked.removesuffix(f"{words}\nassistant\n")

@@ -32,7 +32,7 @@ def test_help_imports_nothing_heavy() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "HEAVY []" in done.stdout
     assert "how should language-model agents hand context" in done.stdout
-    assert "strategy: blank" in done.stdout
+    assert "strategy: adaptive, blank" in done.stdout
 
 
 @pytest.mark.parametrize(

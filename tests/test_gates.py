@@ -12,14 +12,18 @@ from conftest import dummy
 
 from avpbench import gates, wire
 from avpbench.agents import Agent
+from avpbench.build import build
+from avpbench.config import strategy_config
+from avpbench.controllers.controller import plan_bytes
 from avpbench.core import AgentState, KVCache, Parcel, Prefix
 from avpbench.engine.batch import Batch, Start
-from avpbench.engine.engine import Engine
+from avpbench.engine.engine import Engine, Prefilled
 from avpbench.engine.load import load
 from avpbench.errors import GateFailed
 from avpbench.links.direct import Direct
 from avpbench.probe import Probe, disagreement
 from avpbench.strategies import reprefill
+from avpbench.strategies.quantized import _Draft
 from avpbench.strategies.raw import Raw
 from avpbench.strategies.tokens import pack
 
@@ -32,14 +36,14 @@ def test_a_sound_engine_passes_them_all(engine: Engine) -> None:
     results = gates.check(engine, agents(engine), full=True)
     assert [g.name for g in results if not g.passed] == []
     assert {g.name for g in results} == {
-        "floor_is_small", "raw_equals_reprefill", "same_ids", "parcels_round_trip", "sender_unchanged",
-        "shifted_position_detected", "shown_pad_detected", "wrong_model_detected",
+        "floor_is_small", "raw_equals_reprefill", "same_ids", "parcels_round_trip", "budgets_hold",
+        "sender_unchanged", "shifted_position_detected", "shown_pad_detected", "wrong_model_detected",
     }  # fmt: skip
     gates.require(results)
 
 
 def test_fast_gates_are_some_of_them(tiny: Engine) -> None:
-    assert len(gates.check(tiny, agents(tiny), full=False)) == 5
+    assert len(gates.check(tiny, agents(tiny), full=False)) == 6
 
 
 def shift_positions(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,7 +120,7 @@ def forget_the_span(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def from_zero(self: Batch, *args: Any) -> torch.Tensor:
         forward = self._forward
-        self._forward = lambda inputs, positions, keep: forward(inputs, positions - positions.min(), keep)  # type: ignore[method-assign]
+        self._forward = lambda inputs, positions, *rest: forward(inputs, positions - positions.min(), *rest)  # type: ignore[method-assign]
         return prefill(self, *args)
 
     monkeypatch.setattr(Batch, "prefill", from_zero)
@@ -126,11 +130,9 @@ def not_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
     """A cache path that yields NaN."""
     prefill = Engine.prefill
 
-    def broken(self: Engine, starts: list[Start]) -> tuple[list[KVCache], torch.Tensor]:
-        caches, logits = prefill(self, starts)
-        if any(s.prefix.cache for s in starts):
-            logits = torch.full_like(logits, torch.nan)
-        return caches, logits
+    def broken(self: Engine, starts: list[Start]) -> Prefilled:
+        read = prefill(self, starts)
+        return read._replace(logits_BV=torch.full_like(read.logits_BV, torch.nan)) if any(s.prefix.cache for s in starts) else read
 
     monkeypatch.setattr(Engine, "prefill", broken)
 
@@ -160,6 +162,11 @@ def alter_the_card(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wire, "decode", lambda b: Parcel(replace((p := decode(b)).card, decision="changed"), p.tensors))
 
 
+def overspend(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A quantized strategy that leaves the card out of its budget."""
+    monkeypatch.setattr(_Draft, "num_bytes", lambda draft, levels: plan_bytes(levels, draft.request))
+
+
 MUTANTS: list[tuple[Callable[[pytest.MonkeyPatch], None], str]] = [
     (shift_positions, "raw_equals_reprefill"),
     (forget_the_span, "floor_is_small"),
@@ -173,6 +180,7 @@ MUTANTS: list[tuple[Callable[[pytest.MonkeyPatch], None], str]] = [
     (write_into_the_sender, "sender_unchanged"),
     (round_the_cache, "raw_equals_reprefill"),
     (accept_anybody, "wrong_model_detected"),
+    (overspend, "budgets_hold"),
 ]
 
 
@@ -181,7 +189,8 @@ def test_each_gate_catches_its_mutant(
     tiny: Engine, monkeypatch: pytest.MonkeyPatch, mutate: Callable[[pytest.MonkeyPatch], None], name: str
 ) -> None:
     mutate(monkeypatch)
-    results = {g.name: g for g in gates.check(tiny, agents(tiny), full=True)}
+    spender = Agent(tiny, build(strategy_config("uniform")), Direct())
+    results = {g.name: g for g in gates.check(tiny, [spender] if name == "budgets_hold" else agents(tiny), full=True)}
     assert not results[name].passed
     with pytest.raises(GateFailed, match=name):
         gates.require(list(results.values()))

@@ -153,7 +153,7 @@ def test_a_holder_elsewhere_is_believed(tmp_path: Path) -> None:
 
 def test_samples_come_back_as_they_went(tmp_path: Path) -> None:
     turn = TurnRecord("solver", "tiny", "#### 3", "stop", 5, 6, 7, 0, 100)
-    hop = HopRecord("raw", None, 1, 2, 300, 200, {"export": 0.1})
+    hop = HopRecord("raw", None, 1, 2, 300, 200, 50, {"export": 0.1})
     record = SampleRecord("a", "3", "3", True, "ok", "#### 3", (turn,), (hop,), 4)
     journal = Journal(tmp_path / "x.jsonl", SampleRecord)
     journal.append(record)

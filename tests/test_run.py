@@ -168,7 +168,7 @@ def test_earlier_sessions_stay_on_record(tmp_path: Path) -> None:
     go(tmp_path, "limit=4", "gates=off")
     go(tmp_path, "limit=5", "gates=off")
     meta = json.loads(path.read_text())
-    assert [len(session["gates"]) for session in meta["earlier"]] == [5, 0]
+    assert [len(session["gates"]) for session in meta["earlier"]] == [6, 0]
     assert meta["earlier"][0]["began"] == first["began"]
     assert meta["earlier"][0]["versions"] == first["versions"]
 

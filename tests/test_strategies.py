@@ -100,7 +100,8 @@ def test_a_parcel_of_another_kind_is_refused(strategy: Strategy, tiny: Engine) -
 @pytest.mark.parametrize("strategy", [s for s in NAMES if build(strategy_config(s)).thinks], indirect=True)
 def test_thinkers_hand_over_thoughts(strategy: Strategy, engine: Engine) -> None:
     agent = Agent(engine, strategy, Direct())
-    state, done = agent.act([agent.receive(None, told("x"))], [told("x")], Think(3))[0]
+    words = told("Tom has 3 apples and Sue has 4. " * 4)  # enough for a budget to hold a card
+    state, done = agent.act([agent.receive(None, words)], [words], Think(3))[0]
     assert done.latent_steps == 3
     prefix = through_bytes(strategy, state, engine)
     assert engine.prefill([Start(prefix, engine.template.first("y"))])[1].shape[0] == 1

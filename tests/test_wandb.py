@@ -104,7 +104,7 @@ def test_without_wandb_everything_else_works(tmp_path: Path, monkeypatch: pytest
 def test_the_history_is_by_hop() -> None:
     def sample(wire: int) -> SampleRecord:
         turns = tuple(TurnRecord("x", "m", "", "stop", 10 * k, k, 2, 0, 5) for k in range(3))
-        return SampleRecord("a", "1", "1", True, "ok", "", turns, (HopRecord("raw", None, 1, 1, wire, 4, None),) * 2, 1)
+        return SampleRecord("a", "1", "1", True, "ok", "", turns, (HopRecord("raw", None, 1, 1, wire, 4, 1, None),) * 2, 1)
 
     rows = hop_history([sample(100), sample(300)])
     assert [row["hop"] for row in rows] == [1, 2]

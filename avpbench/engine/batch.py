@@ -12,8 +12,9 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from avpbench.core import LATENT, KVCache, ModelSpec, Prefix
+from avpbench.core import LATENT, Captured, KVCache, ModelSpec, Prefix
 from avpbench.engine.cache import collate, row, select_rows
+from avpbench.engine.capture import PREDICTIONS, Recorder, listening
 
 
 @final
@@ -46,8 +47,10 @@ class Batch:
     are done can be dropped from the batch; the others do not notice.
     """
 
-    def __init__(self, model: Any, spec: ModelSpec, starts: Sequence[Start], room: int, device: torch.device) -> None:
-        self._model, self._device, self._starts = model, device, starts
+    def __init__(
+        self, model: Any, spec: ModelSpec, starts: Sequence[Start], room: int, device: torch.device, recorder: Recorder | None = None
+    ) -> None:
+        self._model, self._device, self._starts, self.recorder = model, device, starts, recorder
         cached = [len(s.prefix.cache.positions_T) if s.prefix.cache else 0 for s in starts]
         self._width, self._num_new = max(cached), max(s.num_new for s in starts)
         self._begin = self._width + self._num_new
@@ -69,14 +72,29 @@ class Batch:
 
     def prefill(self, logits_to_keep: int = 1) -> Tensor:
         """Logits_BKV of the last K places, after every row's pending tokens went through."""
+        inputs, positions, ids = self._pending()
+        if self.recorder is None:
+            return self._forward(inputs, positions, logits_to_keep)
+        width = self._num_new
+        logits, queries = self._heard(inputs, positions, width if PREDICTIONS in self.recorder.needs else logits_to_keep)
+        self.recorder.prefilled(queries)
+        self.recorder.predicted(logits[:, -width:-1], ids[:, 1:])
+        return logits[:, -logits_to_keep:]
+
+    def queries(self) -> list[Tensor]:
+        """Every layer's queries_BAND of the rows' pending tokens, which go through."""
+        inputs, positions, _ = self._pending()
+        return self._heard(inputs, positions, 1)[1]
+
+    def _pending(self) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        """The inputs, positions_BN and ids_BN of what is not in the cache yet."""
         starts, width = self._starts, self._num_new
         ids = torch.zeros(len(starts), width, dtype=torch.long)
         positions = torch.zeros(len(starts), width, dtype=torch.long)
         for r, s in enumerate(starts):
             ids[r, width - s.num_new :] = torch.tensor(s.token_ids[s.span :])
             positions[r, width - s.num_new :] = torch.arange(s.span, len(s.token_ids))
-        inputs = self._inputs(ids)
-        return self._forward(inputs, positions.to(self._device), logits_to_keep)
+        return self._inputs(ids), positions.to(self._device), ids
 
     def _inputs(self, ids_BN: Tensor) -> dict[str, Tensor]:
         if not bool((ids_BN == LATENT).any()):
@@ -95,11 +113,21 @@ class Batch:
             self._mask_BT = torch.cat([self._mask_BT, self._mask_BT.new_ones(len(self.live), 1)], dim=1)
         positions = self._next_B[:, None]
         self._next_B = self._next_B + 1
-        return self._forward(inputs, positions, 1)[:, -1]
+        if self.recorder is None:
+            return self._forward(inputs, positions, 1)[:, -1]
+        logits, queries = self._heard(inputs, positions, 1)
+        self.recorder.stepped(queries)
+        return logits[:, -1]
 
-    def _forward(self, inputs: dict[str, Tensor], positions_BN: Tensor, logits_to_keep: int) -> Tensor:
+    def _heard(self, inputs: dict[str, Tensor], positions_BN: Tensor, logits_to_keep: int) -> tuple[Tensor, list[Tensor]]:
+        """The pass, and every layer's queries_BAND."""
+        with listening(self._model) as more:
+            return self._forward(inputs, positions_BN, logits_to_keep, more), more["heard"]
+
+    def _forward(self, inputs: dict[str, Tensor], positions_BN: Tensor, logits_to_keep: int, more: dict[str, Any] | None = None) -> Tensor:
         output = self._model(
             **inputs,
+            **(more or {}),
             attention_mask=self._mask_BT if self._padded else None,
             position_ids=positions_BN,
             past_key_values=self._cache,
@@ -119,10 +147,16 @@ class Batch:
         positions = torch.cat([cache.positions_T.to(self._device), fresh]) if cache else fresh
         return row(self._cache, row_index, _merged(runs), positions, span)
 
+    def captured(self, row_index: int, num_decoded: int) -> Captured:
+        """What was kept of the row so far, `num_decoded` tokens after its prompt."""
+        return Captured() if self.recorder is None else self.recorder.take(row_index, num_decoded)
+
     def keep(self, rows: Sequence[int]) -> None:
         """Drops every live row but these."""
         index = torch.tensor(rows, device=self._device)
         select_rows(self._cache, index)
+        if self.recorder is not None:
+            self.recorder.keep(index)
         self._mask_BT, self._next_B = self._mask_BT[index], self._next_B[index]
         self.live = [self.live[r] for r in rows]
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, NamedTuple, final
 
 import torch
 from torch import Tensor
 
-from avpbench.core import LATENT, KVCache, ModelSpec
+from avpbench.core import LATENT, Captured, KVCache, ModelSpec, Queries
 from avpbench.engine.batch import Batch, Start
+from avpbench.engine.capture import Recorder
 from avpbench.engine.realign import Realign, last_hidden
 from avpbench.engine.sampling import Sampling
 from avpbench.errors import OutOfMemory
@@ -22,6 +23,7 @@ from avpbench.meter import NO_STAGES, AnyStages
 from avpbench.prompts import ChatTemplate
 
 _ROOM = 64  # columns allocated ahead of decoding
+NOTHING: frozenset[str] = frozenset()
 
 
 @final
@@ -51,6 +53,15 @@ class Continuation:
     cached_tokens: int
     prefilled_tokens: int
     latent_steps: int
+    captured: Captured
+
+
+class Prefilled(NamedTuple):
+    """What reading the prompts left: every row's cache, the logits_BV of its next token, what was captured."""
+
+    caches: list[KVCache]
+    logits_BV: Tensor
+    captured: list[Captured]
 
 
 @contextmanager
@@ -104,22 +115,26 @@ class Engine:
             logits[..., self._vocab :] = -torch.inf
         return logits
 
-    def _batch(self, starts: Sequence[Start], room: int) -> Batch:
-        return Batch(self.model, self.spec, starts, room, self.device)
+    def _batch(self, starts: Sequence[Start], room: int, needs: frozenset[str] = NOTHING) -> Batch:
+        first, new = [s.span for s in starts], [s.num_new for s in starts]
+        recorder = Recorder(needs, first, new, self._vocab) if needs else None
+        return Batch(self.model, self.spec, starts, room, self.device, recorder)
 
     @torch.inference_mode()
-    def prefill(self, starts: Sequence[Start]) -> tuple[list[KVCache], Tensor]:
-        """Every row's cache after its prompt, and the logits_BV of its next token."""
+    def prefill(self, starts: Sequence[Start], needs: frozenset[str] = NOTHING) -> Prefilled:
+        """Reads every row's prompt."""
         with memory_errors():
-            batch = self._batch(starts, 0)
+            batch = self._batch(starts, 0, needs)
             logits = self._allowed(batch.prefill()[:, -1])
-            return [batch.take(r, 0) for r in range(len(starts))], logits
+            rows = range(len(starts))
+            return Prefilled([batch.take(r, 0) for r in rows], logits, [batch.captured(r, 0) for r in rows])
 
     @torch.inference_mode()
     def speak(
-        self, starts: Sequence[Start], speeches: Sequence[Speech], sampling: Sampling, stages: AnyStages = NO_STAGES
-    ) -> list[Continuation]:
-        """Each row speaks until it stops, reaches its bound or ends its script.
+        self, starts: Sequence[Start], speeches: Sequence[Speech], sampling: Sampling, stages: AnyStages = NO_STAGES,
+        needs: frozenset[str] = NOTHING,
+    ) -> list[Continuation]:  # fmt: skip
+        """Each row speaks until it stops, reaches its bound or ends its script; `needs` is captured on the way.
 
         With a script every forward pass and every choice is made; the chosen id is then discarded and the scripted
         one fed. Raises OutOfMemory where the device cannot hold the batch.
@@ -127,7 +142,7 @@ class Engine:
         with memory_errors():
             room = min(_ROOM, max(s.max_new_tokens for s in speeches))
             with stages("prefill"):
-                batch = self._batch(starts, room)
+                batch = self._batch(starts, room, needs)
                 logits = batch.prefill()[:, -1]
             said: list[list[int]] = [[] for _ in starts]
             done: dict[int, Continuation] = {}
@@ -141,11 +156,14 @@ class Engine:
 
     def _choose(self, batch: Batch, logits_BV: Tensor, speeches: Sequence[Speech], sampling: Sampling, said: list[list[int]]) -> list[int]:
         generators = [speeches[place].generator for place in batch.live]
-        chosen = sampling.choose(self._allowed(logits_BV), generators)
+        logits_BV = self._allowed(logits_BV)
+        chosen = sampling.choose(logits_BV, generators)
         for row, place in enumerate(batch.live):
             script = speeches[place].script
             if script is not None:
                 chosen[row] = script[len(said[place])] if len(said[place]) < len(script) else script[-1]
+        if batch.recorder is not None:
+            batch.recorder.chosen(logits_BV, chosen)
         return chosen
 
     def _collect(
@@ -186,14 +204,17 @@ class Engine:
             cached_tokens=start.span,
             prefilled_tokens=start.num_new,
             latent_steps=0,
+            captured=batch.captured(row, len(said) - 1),
         )
 
     @torch.inference_mode()
-    def think(self, starts: Sequence[Start], steps: int, stages: AnyStages = NO_STAGES) -> list[Continuation]:
+    def think(
+        self, starts: Sequence[Start], steps: int, stages: AnyStages = NO_STAGES, needs: frozenset[str] = NOTHING
+    ) -> list[Continuation]:
         """Each row thinks `steps` latent steps: its last hidden state, realigned, is its next input."""
         with memory_errors(), last_hidden(self.model) as hidden:
             with stages("prefill"):
-                batch = self._batch(starts, steps)
+                batch = self._batch(starts, steps, needs)
                 logits = batch.prefill()[:, -1]
             soft: list[Tensor] = []
             with stages("generate"):
@@ -215,7 +236,23 @@ class Engine:
             cached_tokens=start.span,
             prefilled_tokens=start.num_new,
             latent_steps=steps,
+            captured=batch.captured(row, steps),
         )
+
+    @torch.inference_mode()
+    def behind(self, starts: Sequence[Start], continuations: Sequence[tuple[int, ...]]) -> list[tuple[Queries, KVCache]]:
+        """The queries of every token that comes after a row's prefix, prompt and continuation, and the row's whole cache."""
+        with memory_errors():
+            longer = [Start(s.prefix, s.prompt_ids + c) for s, c in zip(starts, continuations, strict=True)]
+            batch = self._batch(longer, 0)
+            layers = batch.queries()
+            found = []
+            for row, start in enumerate(longer):
+                first = len(start.prefix.token_ids)
+                count = len(start.token_ids) - first
+                queries = Queries(torch.arange(first, first + count), tuple(q[row, :, -count:] for q in layers))
+                found.append((queries, batch.take(row, 0)))
+            return found
 
     @torch.inference_mode()
     def score(self, starts: Sequence[Start], continuations: Sequence[tuple[int, ...]]) -> list[Tensor]:

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from avpbench.cell import Cell
+from avpbench.core import AgentState
+from avpbench.engine.attention import demand, output_errors
+from avpbench.engine.batch import Start
 from avpbench.links.direct import Direct
 from avpbench.phases.blocks import halving, run_missing
 from avpbench.phases.replay import raw_transcript, replayed
@@ -29,22 +34,33 @@ def _raise(_index: int, error: Exception) -> FidelityRecord:
 
 
 def score(cell: Cell, indices: Sequence[int]) -> list[FidelityRecord]:
-    """KL(raw || strategy) on the gold continuation, a mean over its tokens, per problem."""
+    """KL(raw || strategy) on the gold continuation, a mean over its tokens, per problem; and what the attention reads amiss."""
     spoken = raw_transcript(cell, indices)
     engine = cell.agents[-1].engine
     gold = [engine.template.encode(cell.task.problem(i).solution) for i in indices]
-    scores = []
-    for one in (cell.through(Raw(), Direct()), cell):
-        states = [result.state for result in replayed(one, one.agents[0].strategy, indices, spoken)]
-        sent = [one.agents[-2].send(state, engine.spec).message for state in states]
-        starts = [one.agents[-1].receive(message, cell.prompts(i)[-1]).start for message, i in zip(sent, indices, strict=True)]
-        scores.append(engine.score(starts, gold))
-    return [
-        _record(cell.task.problem(i).id, torch.tensor(ids), a.cpu(), b.cpu()) for i, ids, a, b in zip(indices, gold, *scores, strict=True)
-    ]
+    raw = _starts(cell.through(Raw(), Direct()), indices, [result.state for result in spoken])
+    behind = engine.behind(raw, gold)
+    demands = [demand(queries, cache) for queries, cache in behind]
+    ours = _starts(cell, indices, [result.state for result in replayed(cell, cell.agents[0].strategy, indices, spoken, demands)], demands)
+    records = []
+    scores = zip(engine.score(raw, gold), engine.score(ours, gold), strict=True)
+    for place, (index, (raw_MV, ours_MV)) in enumerate(zip(indices, scores, strict=True)):
+        truth, other = raw[place].prefix.cache, ours[place].prefix.cache
+        errors = output_errors(behind[place][0], truth, other) if truth and other else None
+        records.append(_record(cell.task.problem(index).id, torch.tensor(gold[place]), raw_MV.cpu(), ours_MV.cpu(), errors))
+    return records
 
 
-def _record(sample_id: str, gold_M: torch.Tensor, raw_MV: torch.Tensor, ours_MV: torch.Tensor) -> FidelityRecord:
+def _starts(cell: Cell, indices: Sequence[int], states: Sequence[AgentState], demands: Sequence[Tensor] | None = None) -> list[Start]:
+    """Where the last agent begins, handed over from these states."""
+    sender, receiver = cell.agents[-2:]
+    if demands is not None:
+        states = [replace(s, captured=replace(s.captured, demand_S=d)) for s, d in zip(states, demands, strict=True)]
+    sent = [sender.send(state, receiver.spec).message for state in states]
+    return [receiver.receive(message, cell.prompts(i)[-1]).start for message, i in zip(sent, indices, strict=True)]
+
+
+def _record(sample_id: str, gold_M: Tensor, raw_MV: Tensor, ours_MV: Tensor, errors: list[float] | None) -> FidelityRecord:
     finite = raw_MV > -torch.inf
     kl_M = torch.where(finite, raw_MV.exp() * (raw_MV - ours_MV), 0.0).sum(dim=-1)
     pick = gold_M[:, None]
@@ -55,4 +71,5 @@ def _record(sample_id: str, gold_M: torch.Tensor, raw_MV: torch.Tensor, ours_MV:
         nll=float(-ours_MV.gather(1, pick).mean()),
         raw_nll=float(-raw_MV.gather(1, pick).mean()),
         top1_flips=float((raw_MV.argmax(-1) != ours_MV.argmax(-1)).float().mean()),
+        attention_errors=errors,
     )

@@ -17,7 +17,7 @@ from avpbench.cell import Cell
 from avpbench.checks import whole
 from avpbench.core import AgentState, Prefix, Prompt, Turn
 from avpbench.engine.batch import Start
-from avpbench.engine.engine import Speech
+from avpbench.engine.engine import NOTHING, Speech
 from avpbench.engine.sampling import Sampling, generator
 from avpbench.links.direct import Direct
 from avpbench.links.link import Message
@@ -71,7 +71,7 @@ def run(
     """Times blocks until the journal holds `repeats` whole ones; each transcript is warmed up by each strategy first."""
     entrants = [(s, False) for s in strategies] + ([(strategies[0], True)] if timing.aa else [])
     rows = journal.read()
-    missing = max(0, timing.repeats - len(whole_blocks(rows, {(s.kind, aa) for s, aa in entrants})))
+    missing = max(0, timing.repeats - len(whole_blocks(rows, {(s.label, aa) for s, aa in entrants})))
     first = 1 + max((row.block for row in rows), default=-1)
     hops: dict[int, list[LastHop]] = {}
     with progress("latency", timing.repeats, timing.repeats - missing) as advance:
@@ -82,9 +82,9 @@ def run(
                 hops[index] = last_hops(cell, strategies, index, timing)
                 for hop in hops[index] * timing.warmup:
                     repeat(hop, timing, block, 0, False)
-            by_kind = {hop.strategy.kind: hop for hop in hops[index]}
+            by_label = {hop.strategy.label: hop for hop in hops[index]}
             order = random.Random(f"{cell.settings.seed}/{block}").sample(entrants, len(entrants))
-            records = [r for place, (s, aa) in enumerate(order) for r in repeat(by_kind[s.kind], timing, block, place, aa)]
+            records = [r for place, (s, aa) in enumerate(order) for r in repeat(by_label[s.label], timing, block, place, aa)]
             for record in records:
                 journal.append(record)
             advance(1)
@@ -115,9 +115,9 @@ def cut(prompt: Prompt, agent: Agent, num_tokens: int | None) -> Prompt:
 def sized(sender: Agent, state: AgentState, num_tokens: int) -> AgentState:
     """A state of exactly this many tokens: the transcript's ids, repeated or cut; its words are what they decode to."""
     ids = _repeated([i for i in state.token_ids if i >= 0], num_tokens)
-    caches, _ = sender.engine.prefill([Start(Prefix(), ids)])
+    read = sender.engine.prefill([Start(Prefix(), ids)], sender.strategy.needs)
     turn = Turn(state.turn.role, "", sender.engine.decode(ids))
-    return AgentState(state.spec, ids, None, caches[0], turn, state.question, None)
+    return AgentState(state.spec, ids, None, read.caches[0], turn, state.question, None, read.captured[0])
 
 
 def _repeated(ids: Sequence[int], length: int) -> tuple[int, ...]:
@@ -142,7 +142,7 @@ def repeat(hop: LastHop, timing: Timing, block: int, order: int, aa: bool) -> li
         first_token(direct[1], message, hop.prompt, timing.new_tokens, stages)
     start, given = opened.start, timing.new_tokens or len(opened.start.prompt_ids)
     common = {
-        "block": block, "order": order, "strategy": hop.strategy.kind, "sample_id": hop.sample_id, "aa": aa,
+        "block": block, "order": order, "strategy": hop.strategy.label, "sample_id": hop.sample_id, "aa": aa,
         "prefix_tokens": len(start.token_ids) - given, "new_tokens": given, "wire_bytes": out.wire_bytes,
         "process": _PROCESS,
     }  # fmt: skip
@@ -161,5 +161,5 @@ def first_token(agent: Agent, message: Message, prompt: Prompt, new_tokens: int 
     if new_tokens is not None and start.prefix.token_ids:
         start = Start(start.prefix, _repeated(start.prompt_ids, new_tokens))
         opened = Opened(start, opened.received)
-    agent.act([opened], [prompt], Speak((Speech(1, generator("latency")),), _GREEDY), stages)
+    agent.act([opened], [prompt], Speak((Speech(1, generator("latency")),), _GREEDY), stages, NOTHING)
     return opened

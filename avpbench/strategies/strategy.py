@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from dataclasses import dataclass
+from typing import ClassVar, final
 
 from avpbench.core import AgentState, CacheCard, ModelSpec, Parcel, Prefix
 from avpbench.engine.engine import Engine
 from avpbench.errors import IncompatibleModels, WireError
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a strategy was made of, as records name it; None: it has no such part."""
+
+    controller: str | None = None
+    codec: str | None = None
+    budget_bits: float | None = None
 
 
 class Strategy(ABC):
@@ -19,6 +30,7 @@ class Strategy(ABC):
 
     kind: ClassVar[str]  # the name on the card and in the records
     thinks: ClassVar[bool]  # can hand over what a latent step left behind
+    needs: frozenset[str] = frozenset()  # what the engine is to capture of the sender's passes (avpbench.engine.capture)
 
     @abstractmethod
     def check(self, sender: ModelSpec, receiver: ModelSpec) -> None:
@@ -31,6 +43,21 @@ class Strategy(ABC):
     @abstractmethod
     def inject(self, parcel: Parcel, receiver: Engine) -> Prefix:
         """Where the receiver starts. Raises WireError for a parcel that this strategy cannot open there."""
+
+    @property
+    def parts(self) -> Parts:
+        """What it is made of."""
+        return Parts()
+
+    @property
+    def label(self) -> str:
+        """What tells it from another in one comparison: its kind and its parts."""
+        shown = (self.parts.controller, self.parts.codec, None if self.parts.budget_bits is None else f"{self.parts.budget_bits:g}")
+        return " ".join([self.kind, *(part for part in shown if part is not None)])
+
+    def most_bytes(self, state: AgentState, sender: Engine) -> int | None:
+        """The most bytes that the whole parcel of this state may have; None where there is no budget."""
+        return None
 
     def card(self, state: AgentState, **body: object) -> CacheCard:
         """A card of this strategy's own kind."""

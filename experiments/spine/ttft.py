@@ -33,7 +33,7 @@ PROMPT = Prompt("solver", "You are the solver. " + "Tom has 3 apples. " * 40, ""
 def resident(engine: Engine, num_tokens: int) -> AgentState:
     """A sender that holds exactly so many tokens."""
     ids = (engine.template.first(PROMPT.words) * num_tokens)[:num_tokens]
-    caches, _ = engine.prefill([Start(Prefix(), ids)])
+    caches = engine.prefill([Start(Prefix(), ids)]).caches
     return AgentState(engine.spec, ids, None, caches[0], Turn("planner", "", ""), "", None)
 
 

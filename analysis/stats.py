@@ -1,0 +1,123 @@
+"""The statistics of docs/metrics.md, paired by problem. Checked against worked examples in tests/test_stats.py."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar, final
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import optimize, stats
+
+_Z = 1.959963984540054
+_T = TypeVar("_T")
+
+
+class MismatchedSamples(ValueError):
+    """Two runs that are to be compared by problem do not hold the same problems."""
+
+
+def paired(a: Mapping[str, _T], b: Mapping[str, _T]) -> list[tuple[_T, _T]]:
+    """Values of the same sample ids, in the order of ids. Raises MismatchedSamples where the sets differ."""
+    if a.keys() != b.keys():
+        only = sorted(a.keys() - b.keys())[:3], sorted(b.keys() - a.keys())[:3]
+        raise MismatchedSamples(f"{len(a)} and {len(b)} samples; only in the first: {only[0]}, only in the second: {only[1]}")
+    return [(a[key], b[key]) for key in sorted(a)]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """b against a, over the same problems: effect = share(b) - share(a), with Tango's interval, McNemar's exact p and the
+    least difference that so many problems and so much discordance would have shown (80% power, 5% level)."""
+
+    num: int
+    only_a: int
+    only_b: int
+    effect: float
+    low: float
+    high: float
+    p: float
+    detectable: float
+
+
+def difference(pairs: Sequence[tuple[bool, bool]]) -> Difference:
+    """Of two binary outcomes, (a, b) a problem."""
+    only_a = sum(a and not b for a, b in pairs)
+    only_b = sum(b and not a for a, b in pairs)
+    count = len(pairs)
+    low, high = tango(only_b, only_a, count)
+    discordant = (only_a + only_b) / count
+    return Difference(
+        num=count,
+        only_a=only_a,
+        only_b=only_b,
+        effect=(only_b - only_a) / count,
+        low=low,
+        high=high,
+        p=mcnemar(only_a, only_b),
+        detectable=2.8 * math.sqrt(discordant / count),
+    )
+
+
+def mcnemar(only_a: int, only_b: int) -> float:
+    """Exact two-sided McNemar test."""
+    discordant = only_a + only_b
+    return float(stats.binomtest(only_b, discordant, 0.5).pvalue) if discordant else 1.0
+
+
+def tango(only_b: int, only_a: int, count: int, z: float = _Z) -> tuple[float, float]:
+    """Tango's (1998) score interval for a difference of paired proportions, (only_b - only_a) / count."""
+
+    def score(delta: float) -> float:
+        b = -only_b - only_a + (2 * count - only_b + only_a) * delta
+        c = -only_a * delta * (1 - delta)
+        q = (math.sqrt(max(b * b - 8 * count * c, 0.0)) - b) / (4 * count)
+        variance = count * (2 * q + delta * (1 - delta))
+        distance = only_b - only_a - count * delta
+        return distance / math.sqrt(variance) if variance > 1e-15 else math.copysign(math.inf, distance) if distance else 0.0
+
+    effect = (only_b - only_a) / count
+    edge = 1 - 1e-9
+    low = -1.0 if score(-edge) < z else optimize.brentq(lambda d: score(d) - z, -edge, effect - 1e-12) if effect > -edge else -1.0
+    high = 1.0 if score(edge) > -z else optimize.brentq(lambda d: score(d) + z, effect + 1e-12, edge) if effect < edge else 1.0
+    return float(low), float(high)
+
+
+def bootstrap(groups: Sequence[Sequence[float]], seed: int = 0, draws: int = 10_000) -> tuple[float, float]:
+    """95% percentile interval of the mean of means, resampling groups and then values within each.
+
+    Groups are processes and their blocks, or training seeds and their problems.
+    """
+    rng = np.random.default_rng(seed)
+    arrays: list[NDArray[np.float64]] = [np.asarray(g, dtype=np.float64) for g in groups if len(g)]
+    means = np.empty(draws)
+    for k in range(draws):
+        chosen = rng.integers(len(arrays), size=len(arrays))
+        means[k] = np.mean([arrays[c][rng.integers(len(arrays[c]), size=len(arrays[c]))].mean() for c in chosen])
+    low, high = np.quantile(means, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def bootstrap_pairs(values: NDArray[np.float64], statistic: str = "difference", seed: int = 0, draws: int = 10_000) -> tuple[float, float]:
+    """95% percentile interval over problems of a mean (`difference`, values_N) or of a ratio of means (`ratio`, values_N2)."""
+    rng = np.random.default_rng(seed)
+    count = len(values)
+    found = np.empty(draws)
+    for k in range(draws):
+        drawn = values[rng.integers(count, size=count)]
+        found[k] = drawn.mean() if statistic == "difference" else drawn[:, 0].mean() / drawn[:, 1].mean()
+    low, high = np.nanquantile(found, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def holm(p_values: Mapping[str, float]) -> dict[str, float]:
+    """Holm's adjusted p of each named contrast."""
+    adjusted: dict[str, float] = {}
+    largest = 0.0
+    for rank, (name, p) in enumerate(sorted(p_values.items(), key=lambda item: item[1])):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p))
+        adjusted[name] = largest
+    return {name: adjusted[name] for name in p_values}

@@ -1,0 +1,72 @@
+"""How K/V become codes, and codes K/V.
+
+Axes: R rows (a layer's keys or values each), H kv heads, T tokens, D head size.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+import torch
+from torch import Tensor
+
+KEYS, VALUES = "keys", "values"
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Field:
+    """A coded tensor [R, H, tokens or blocks, last]: its dtype, its last axis, and which of the two its third one counts."""
+
+    dtype: torch.dtype
+    last: int
+    per_block: bool = False
+
+    @property
+    def num_bytes(self) -> int:
+        return self.last * self.dtype.itemsize
+
+
+class Codec(ABC):
+    """Codes some tokens of some rows at a width in bits. Stateless: what it writes is all that is needed to read it.
+
+    A codec that shares scales among tokens does so within blocks of `block` consecutive tokens, the last one shorter.
+    Every tensor that `encode` returns has four axes, and along its third one the tensors of two runs of tokens can be
+    joined: so codes are forwarded as they are.
+    """
+
+    widths: ClassVar[tuple[int, ...]]  # bits of a code, ascending
+    block: int = 1
+
+    def treatment(self, half: str) -> str:
+        """Rows of one treatment are coded together; a codec that codes keys and values alike has one."""
+        return ""
+
+    @abstractmethod
+    def layout(self, width: int, treatment: str, head_dim: int) -> dict[str, Field]:
+        """What `encode` returns, by name."""
+
+    @abstractmethod
+    def encode(self, x_RHTD: Tensor, width: int, treatment: str) -> dict[str, Tensor]:
+        """The codes and what reading them takes, as named tensors of four axes."""
+
+    @abstractmethod
+    def decode(self, coded: dict[str, Tensor], width: int, treatment: str, head_dim: int) -> Tensor:
+        """Values_RHTD in float32. Raises ValueError where the tensors contradict each other."""
+
+    def num_bytes(self, width: int, treatment: str, num_tokens: int, head_dim: int) -> int:
+        """Bytes of one block of so many tokens, for one row and head."""
+        return sum(field.num_bytes * (1 if field.per_block else num_tokens) for field in self.layout(width, treatment, head_dim).values())
+
+    def error(self, x_RHTD: Tensor, width: int, treatment: str) -> Tensor:
+        """The squared error_RT of each token, summed over heads: measured, unless a codec knows it more cheaply."""
+        x = x_RHTD.float()
+        back = self.decode(self.encode(x_RHTD, width, treatment), width, treatment, x.shape[-1])
+        return (back - x).square().sum(dim=(1, 3))
+
+
+def blocks(num_tokens: int, block: int) -> list[int]:
+    """Tokens of each block of a run."""
+    return [min(block, num_tokens - begin) for begin in range(0, num_tokens, block)]

@@ -1,0 +1,157 @@
+"""A cache as codes: tokens of one level packed together, rows stacked; and back.
+
+Axes: R rows (keys of every layer, then values), H kv heads, T tokens of a cache, D head size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
+from avpbench.codecs.codec import blocks
+from avpbench.codecs.levels import DROPPED, NATIVE, Group, Levels
+from avpbench.errors import WireError
+
+_NATIVE = "native"
+_CHUNK = 2**21  # values that are worked on at once: enough to keep a device busy, too few to matter
+
+
+def encode(rows: Sequence[Tensor], coded: Sequence[Tensor], levels_T: Tensor, table: Levels) -> dict[str, Tensor]:
+    """Tensors by name.
+
+    Args:
+        rows: every row's values_HTD, for the native tokens.
+        coded: the same for the tokens that are coded (without what the receiver adds back).
+        levels_T: a level a token.
+    """
+    tensors: dict[str, Tensor] = {}
+    for level in table.names:
+        chosen = (levels_T == level).nonzero()[:, 0]
+        if level == DROPPED or not len(chosen):
+            continue
+        if level == NATIVE:
+            tensors[_NATIVE] = torch.stack([_of(row, chosen) for row in rows])
+            continue
+        for group in table.groups(level):
+            parts: dict[str, list[Tensor]] = {}
+            for some in _chunks(group.rows, rows[0].shape[0] * len(chosen) * rows[0].shape[2]):
+                x = torch.stack([_of(coded[r], chosen) for r in some])
+                for name, t in table.codec.encode(x, group.width, group.treatment).items():
+                    parts.setdefault(name, []).append(t)
+            tensors |= {_name(level, group, name): ts[0] if len(ts) == 1 else torch.cat(ts) for name, ts in parts.items()}
+    return tensors
+
+
+def join(old: dict[str, Tensor], new: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The codes of earlier tokens, as they are, and of later ones behind them."""
+    both = {name: torch.cat([t, new[name].to(t.device)], dim=2) if name in new else t for name, t in old.items()}
+    return both | {name: t for name, t in new.items() if name not in old}
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """A tensor that levels ask for. `loose`: its third axis counts blocks, of which earlier hops may have added short ones."""
+
+    dtype: torch.dtype
+    shape: tuple[int, int, int, int]
+    loose: bool
+
+
+def _wanted(levels_T: Tensor, table: Levels) -> dict[str, _Wanted]:
+    found: dict[str, _Wanted] = {}
+    heads, dim = table.spec.num_kv_heads, table.spec.head_dim
+    counts = torch.bincount(levels_T.long(), minlength=NATIVE + 1).tolist()
+    for level in table.names[1:]:
+        count = counts[level]
+        if count and level == NATIVE:
+            found[_NATIVE] = _Wanted(table.dtype, (table.num_rows, heads, count, dim), False)
+        elif count:
+            for group in table.groups(level):
+                for name, field in table.codec.layout(group.width, group.treatment, dim).items():
+                    along = len(blocks(count, table.codec.block)) if field.per_block else count
+                    shape = (len(group.rows), heads, along, field.last)
+                    found[_name(level, group, name)] = _Wanted(field.dtype, shape, field.per_block)
+    return found
+
+
+def shapes(levels_T: Tensor, table: Levels) -> dict[str, Tensor]:
+    """What `encode` would return, without data (on the meta device): what it costs to carry."""
+    return {name: torch.empty(one.shape, dtype=one.dtype, device="meta") for name, one in _wanted(levels_T, table).items()}
+
+
+def check(tensors: dict[str, Tensor], levels_T: Tensor, table: Levels) -> None:
+    """Raises WireError unless these are exactly the tensors that the levels ask for."""
+    if bool((strange := ~torch.isin(levels_T, torch.tensor(table.names, dtype=torch.uint8))).any()):
+        raise WireError(f"level {int(levels_T[strange][0])} is none of {list(table.names)}")
+    wanted = _wanted(levels_T, table)
+    if tensors.keys() != wanted.keys():
+        raise WireError(f"the levels ask for the tensors {sorted(wanted)}, the parcel has {sorted(tensors)}")
+    for name, one in wanted.items():
+        t = tensors[name]
+        agrees = t.dim() == 4 and all(a == b or (k == 2 and one.loose) for k, (a, b) in enumerate(zip(t.shape, one.shape, strict=True)))
+        if t.dtype != one.dtype or not agrees:
+            raise WireError(f"tensor {name!r} is {t.dtype} {list(t.shape)}; the levels ask for {one.dtype} {list(one.shape)}")
+
+
+def decode(
+    tensors: dict[str, Tensor], levels_T: Tensor, table: Levels, device: torch.device, restore: Callable[[Tensor, int, Tensor], None]
+) -> Tensor:
+    """All kept tokens' values_RHTD on the device, in order. `check` comes first.
+
+    Args:
+        restore: puts back, in place, what was taken from a row before coding: (values_HTD, row, which of the kept tokens).
+    """
+    kept = levels_T[levels_T != DROPPED].to(device)
+    out = torch.empty(table.num_rows, table.spec.num_kv_heads, len(kept), table.spec.head_dim, dtype=table.dtype, device=device)
+    for level in table.names[1:]:
+        chosen = (kept == level).nonzero()[:, 0]
+        if not len(chosen):
+            continue
+        if level == NATIVE:
+            out[:, :, chosen] = tensors[_NATIVE].to(device)
+            continue
+        for group in table.groups(level):
+            _decode_group(tensors, level, group, table, chosen, out, restore)
+    return out
+
+
+def _decode_group(
+    tensors: dict[str, Tensor], level: int, group: Group, table: Levels, chosen: Tensor, out: Tensor,
+    restore: Callable[[Tensor, int, Tensor], None],
+) -> None:  # fmt: skip
+    dim = table.spec.head_dim
+    stored = {name: tensors[_name(level, group, name)].to(out.device) for name in table.codec.layout(group.width, group.treatment, dim)}
+    begin = 0
+    whole = len(chosen) == out.shape[2]
+    for some in _chunks(group.rows, out.shape[1] * len(chosen) * dim):
+        part = {name: t[begin : begin + len(some)] for name, t in stored.items()}
+        begin += len(some)
+        try:
+            x = table.codec.decode(part, group.width, group.treatment, dim)
+        except ValueError as error:
+            raise WireError(f"codes of level {level}: {error}") from error
+        for k, row in enumerate(some):
+            restore(x[k], row, chosen)
+            if whole:
+                out[row] = x[k]
+            else:
+                out[row][:, chosen] = x[k].to(out.dtype)
+
+
+def _of(row: Tensor, chosen: Tensor) -> Tensor:
+    """These tokens of a row; the row itself where they are all."""
+    return row if len(chosen) == row.shape[1] else row[:, chosen]
+
+
+def _chunks(rows: Sequence[int], values_per_row: int) -> list[Sequence[int]]:
+    size = max(1, _CHUNK // max(1, values_per_row))
+    return [rows[k : k + size] for k in range(0, len(rows), size)]
+
+
+def _name(level: int, group: Group, name: str) -> str:
+    return f"{level}.{group.width}{group.treatment}.{name}"

@@ -1,0 +1,41 @@
+"""The baseline: every token alike. Between two levels it is an evenly strided mixture of both."""
+
+from __future__ import annotations
+
+from typing import final
+
+import torch
+from torch import Tensor
+
+from avpbench.controllers.controller import Controller, Request
+
+
+@final
+class Uniform(Controller):
+    """The highest level that all blocks can have, and the next one for as many as fit, evenly strided."""
+
+    def allocate(self, request: Request, score_N: Tensor | None, budget_bytes: int) -> Tensor:
+        costs_BK, free_B = request.costs_BK, ~request.protected_B
+        left = budget_bytes - int(costs_BK[~free_B, -1].sum())
+        level = _highest(costs_BK[free_B].sum(0), left)
+        places_B = torch.full((len(costs_BK),), level)
+        if level + 1 < costs_BK.shape[1] and bool(free_B.any()):
+            left -= int(costs_BK[free_B, level].sum())
+            free = free_B.nonzero()[:, 0]
+            steps = (costs_BK[:, level + 1] - costs_BK[:, level])[free]
+            count = min(len(free), left // int(steps.min()))
+            while int(steps[chosen := strided(len(free), count)].sum()) > left:
+                count -= 1
+            places_B[free[chosen]] = level + 1
+        return request.tokenwise(places_B)
+
+
+def _highest(totals_K: Tensor, left: int) -> int:
+    """The last level whose total fits."""
+    return int((totals_K <= left).nonzero()[-1]) if bool((totals_K <= left).any()) else 0
+
+
+def strided(length: int, count: int) -> Tensor:
+    """`count` of `length` places, as evenly as can be."""
+    marks = torch.arange(length + 1) * count // length
+    return marks.diff() > 0

@@ -1,0 +1,25 @@
+"""Saliency from probe queries all over the turn, each token judged by those that could see it (ZipCache, arXiv 2405.14256)."""
+
+from __future__ import annotations
+
+from typing import final
+
+import torch
+from torch import Tensor
+
+from avpbench.controllers.attention import received
+from avpbench.controllers.controller import Controller, Request
+from avpbench.engine.capture import PROBES
+
+
+@final
+class ZipCache(Controller):
+    """The probes' attention to a token, divided by the number of probes that come at or after it."""
+
+    needs = frozenset({PROBES})
+
+    def score(self, request: Request) -> Tensor:
+        attention_PN = received(request.captured.probes, request).cpu()
+        assert request.captured.probes is not None
+        sees_PN = request.captured.probes.positions_P[:, None] >= request.cache.positions_T[request.fresh_N].cpu()
+        return torch.where(sees_PN, attention_PN, 0.0).sum(0) / sees_PN.sum(0).clamp(min=1)

@@ -1,0 +1,156 @@
+"""What is kept of a turn's forward passes for those who rank its tokens: queries and predictions, never attention matrices.
+
+Axes: B rows, A attention heads, N new columns of a pass, P kept tokens, D head size, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, final
+
+import torch
+from torch import Tensor
+from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+from avpbench.core import Captured, Queries
+
+WINDOW, PROBES, PREDICTIONS, DEMAND = "window", "probes", "predictions", "demand"
+CAPTURES = frozenset({WINDOW, PROBES, PREDICTIONS, DEMAND})
+_KEPT = 16  # queries of the window, and of the probes in a prompt
+_STRIDE = 8  # said tokens between two probes
+_NAME = "avpbench_sdpa"
+
+
+def _attention(module: Any, query: Tensor, *args: Any, heard: list[Tensor], **kwargs: Any) -> Any:
+    """SDPA that adds its queries_BAND to `heard`, an argument of the model's own call."""
+    heard.append(query)
+    return sdpa_attention_forward(module, query, *args, **kwargs)
+
+
+AttentionInterface.register(_NAME, _attention)
+AttentionMaskInterface.register(_NAME, sdpa_mask)
+
+
+@contextmanager
+def listening(model: Any) -> Iterator[dict[str, list[Tensor]]]:
+    """What the model is called with for every layer's queries_BAND to be in `heard` afterwards."""
+    before = model.config._attn_implementation
+    model.config._attn_implementation = _NAME
+    try:
+        yield {"heard": []}
+    finally:
+        model.config._attn_implementation = before
+
+
+@final
+class Recorder:
+    """Keeps what `needs` names, of a batch whose rows take their prompt left-padded and then speak in step."""
+
+    def __init__(self, needs: frozenset[str], first_B: Sequence[int], num_new_B: Sequence[int], vocab: int) -> None:
+        self.needs, self._vocab = needs, vocab
+        self._first, self._num_new = list(first_B), list(num_new_B)
+        self._window: deque[list[Tensor]] = deque()
+        self._probes: list[tuple[list[Tensor], Tensor]] = []  # queries_BAPD a layer, positions_BP (-1: none)
+        self._predicted: list[Tensor] = []  # [B, N, 3]
+        self._steps = self._chosen = 0
+
+    @property
+    def queries(self) -> bool:
+        """Whether queries are wanted at all."""
+        return bool(self.needs & {WINDOW, PROBES})
+
+    def prefilled(self, layers: Sequence[Tensor]) -> None:
+        """Every layer's queries_BAND of the prompts' pass."""
+        if WINDOW in self.needs:
+            self._window.append([q[:, :, -_KEPT:].clone() for q in layers])
+        if PROBES in self.needs:
+            width = layers[0].shape[2]
+            columns_BP = torch.full((len(self._num_new), _KEPT), width - 1)
+            positions_BP = torch.full_like(columns_BP, -1)
+            for row, (first, count) in enumerate(zip(self._first, self._num_new, strict=True)):
+                kept = torch.linspace(0, count - 1, min(_KEPT, count)).round().long()
+                columns_BP[row, : len(kept)] = width - count + kept
+                positions_BP[row, : len(kept)] = first + kept
+            place = columns_BP[:, None, :, None].to(layers[0].device)
+            taken = [q.gather(2, place.expand(-1, q.shape[1], -1, q.shape[3])) for q in layers]
+            self._probes.append((taken, positions_BP))
+
+    def stepped(self, layers: Sequence[Tensor]) -> None:
+        """The queries of one more token a row."""
+        if WINDOW in self.needs:
+            self._window.append([q.clone() for q in layers])
+            if len(self._window) > _KEPT + 1:
+                del self._window[1]  # the prompt's stay, for rows that say little
+        if PROBES in self.needs and self._steps % _STRIDE == 0:
+            positions = torch.tensor([f + n + self._steps for f, n in zip(self._first, self._num_new, strict=True)])
+            self._probes.append(([q.clone() for q in layers], positions[:, None]))
+        self._steps += 1
+
+    def chosen(self, logits_BV: Tensor, ids: Sequence[int]) -> None:
+        """What each row says next, and how it was predicted. Whoever ends with it has no K/V of it."""
+        self.predicted(logits_BV[:, None], torch.tensor(ids)[:, None])
+        self._chosen += 1
+
+    def predicted(self, logits_BNV: Tensor, ids_BN: Tensor) -> None:
+        """How N tokens were predicted, and which they were."""
+        if PREDICTIONS not in self.needs:
+            return
+        parts = []
+        logits_BNV = logits_BNV[..., : self._vocab]
+        for logits, ids in zip(torch.split(logits_BNV, 256, 1), torch.split(ids_BN.to(logits_BNV.device), 256, 1), strict=True):
+            logs = torch.log_softmax(logits.float(), dim=-1)
+            entropy = -torch.where(logs > -torch.inf, logs.exp() * logs, 0.0).sum(-1)
+            parts.append(torch.stack([-logs.gather(-1, ids[..., None])[..., 0], entropy, logs.amax(-1).exp()], dim=-1))
+        self._predicted.append(torch.cat(parts, dim=1))
+
+    def keep(self, rows: Tensor) -> None:
+        """Drops every row but these."""
+        self._window = deque([[q[rows] for q in layers] for layers in self._window])
+        self._probes = [([q[rows] for q in layers], positions[rows.cpu()]) for layers, positions in self._probes]
+        self._predicted = [p[rows] for p in self._predicted]
+        self._first, self._num_new = ([values[r] for r in rows.tolist()] for values in (self._first, self._num_new))
+
+    def take(self, row: int, num_decoded: int) -> Captured:
+        """What is kept of a row that ends now."""
+        first, count = self._first[row], self._num_new[row] + num_decoded
+        surprisal, entropy, confidence = (
+            self._predictions(row, count, self._chosen - num_decoded) if self._predicted else (None, None, None)
+        )
+        return Captured(
+            first=first,
+            window=self._last(row, first, count) if self._window else None,
+            probes=self._probed(row) if self._probes else None,
+            surprisal_T=surprisal,
+            entropy_T=entropy,
+            confidence_T=confidence,
+        )
+
+    def _last(self, row: int, first: int, count: int) -> Queries:
+        kept = min(_KEPT, count)
+        steps = list(self._window)
+        layers = tuple(torch.cat([step[layer][row] for step in steps], dim=1)[:, -kept:].clone() for layer in range(len(steps[0])))
+        return Queries(torch.arange(first + count - kept, first + count), layers)
+
+    def _probed(self, row: int) -> Queries:
+        positions = torch.cat([p[row] for _, p in self._probes])
+        real = positions >= 0
+        layers = tuple(
+            torch.cat([step[layer][row] for step, _ in self._probes], dim=1)[:, real.to(self._probes[0][0][0].device)]
+            for layer in range(len(self._probes[0][0]))
+        )
+        return Queries(positions[real], layers)
+
+    def _predictions(self, row: int, count: int, ahead: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Of each of the turn's tokens; the first, which nothing of this turn predicted, gets the mean of the others.
+
+        `ahead`: ids chosen that have no K/V yet.
+        """
+        every = torch.cat([p[row] for p in self._predicted]).cpu()
+        known = every[len(every) - ahead - (count - 1) : len(every) - ahead]
+        first = known.mean(0, keepdim=True) if len(known) else torch.zeros(1, 3)
+        surprisal, entropy, confidence = torch.cat([first, known]).unbind(-1)
+        return surprisal, entropy, confidence

@@ -1,0 +1,233 @@
+"""K/V as codes under a budget of bits: a controller says how many each token gets, a codec makes them.
+
+Codes that came with the received parcel are forwarded as they are; only new tokens are coded, so a token is lossily coded
+once however long the chain. The card is QKVShare's CacheCard (arXiv 2605.03884), made self-contained.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+from avpbench import wire
+from avpbench.checks import flag, number, whole
+from avpbench.codecs import coded
+from avpbench.codecs.codec import Codec, blocks
+from avpbench.codecs.levels import DROPPED, NATIVE, Levels
+from avpbench.codecs.registry import codec_named, describe
+from avpbench.controllers.controller import Controller, Request, plan_bytes, require_plan, require_score
+from avpbench.core import AgentState, CacheCard, KVCache, ModelSpec, Parcel, Prefix
+from avpbench.engine.bias import key_bias
+from avpbench.engine.engine import Engine
+from avpbench.errors import AvpBenchError, ConfigError, WireError
+from avpbench.strategies.strategy import Parts, Strategy, differing, require_same_model
+from avpbench.strategies.tokens import pack, tensor, unpack
+
+_PROTECTED_TOKENS, _PROTECTED_BYTES = 0.05, 0.125  # at most, of the new tokens and of the budget
+_CARRIED = ("token_ids", "soft", "levels")
+_ROUNDS = 8
+
+
+@final
+@dataclass(frozen=True, eq=False, slots=True)
+class _Draft:
+    """A hop before its codes exist: what is known whatever the levels of the new tokens are."""
+
+    card: CacheCard
+    carried: dict[str, Tensor]
+    old: dict[str, Tensor]
+    old_levels_T: Tensor
+    request: Request
+    allowance: int  # bytes that the whole parcel may have
+
+    def levels(self, levels_N: Tensor) -> Tensor:
+        """The level map with these new levels: of every token that the cache stands for."""
+        span = int(self.card.body["span"])
+        fresh = self.request.cache.positions_T[self.request.fresh_N].cpu()
+        whole_T = torch.zeros(span, dtype=torch.uint8)
+        whole_T[: len(self.old_levels_T)] = self.old_levels_T
+        whole_T[fresh] = levels_N
+        return whole_T
+
+    def parcel(self, levels_N: Tensor, tensors: dict[str, Tensor]) -> Parcel:
+        joined = coded.join(self.old, tensors)
+        return Parcel(self.card, self.carried | {"levels": self.levels(levels_N)} | joined)
+
+    def num_bytes(self, levels_N: Tensor) -> int:
+        """Bytes of the whole parcel with these new levels."""
+        empty = coded.shapes(levels_N, self.request.table)
+        old = {name: torch.empty(t.shape, dtype=t.dtype, device="meta") for name, t in self.old.items()}
+        return wire.num_bytes(Parcel(self.card, self.carried | {"levels": self.levels(levels_N)} | coded.join(old, empty)))
+
+
+@final
+class Quantized(Strategy):
+    """Mixed precision K/V.
+
+    Args:
+        controller: who spends the budget.
+        codec: how levels become codes.
+        budget_bits: bits that a hop may add per value of its new tokens, card included.
+        sinks: first tokens, and `recent`: last tokens of a turn, that stay native as far as 5% of the new tokens and an
+            eighth of the budget allow.
+        requantize: the ablation: code every token anew at each hop, what was dequantized too.
+        key_bias: take the key projection's bias out before coding; the receiver puts it back.
+        keys_step: so many of the codec's widths more for keys than the level says.
+        layer_steps: the same for single layers, e.g. {0: 1, -1: 1}.
+    """
+
+    kind = "quantized"
+    thinks = True
+
+    def __init__(
+        self, controller: Controller, codec: Codec, budget_bits: float, sinks: int, recent: int, requantize: bool, key_bias: bool,
+        keys_step: int, layer_steps: dict[int, int],
+    ) -> None:  # fmt: skip
+        number("strategy.budget_bits", budget_bits, 0, 64, open_low=True)
+        whole("strategy.sinks", sinks, 0)
+        whole("strategy.recent", recent, 0)
+        whole("strategy.keys_step", keys_step, 0)
+        flag("strategy.requantize", requantize)
+        flag("strategy.key_bias", key_bias)
+        self.controller, self.codec, self.budget_bits = controller, codec, float(budget_bits)
+        self.sinks, self.recent, self.requantize, self.key_bias = sinks, recent, requantize, key_bias
+        self.keys_step, self.layer_steps = keys_step, {int(layer): int(step) for layer, step in layer_steps.items()}
+        self.needs = controller.captures()
+
+    @property
+    def parts(self) -> Parts:
+        return Parts(self.controller.label, describe(self.codec)["name"], self.budget_bits)
+
+    def most_bytes(self, state: AgentState, sender: Engine) -> int:
+        return self._draft(state, sender).allowance
+
+    def check(self, sender: ModelSpec, receiver: ModelSpec) -> None:
+        require_same_model(self.kind, sender, receiver)
+        self._table(sender)
+
+    def _table(self, spec: ModelSpec) -> Levels:
+        return Levels(self.codec, spec, self.keys_step, self.layer_steps)
+
+    def _card(self, state: AgentState) -> CacheCard:
+        return self.card(
+            state, span=state.cache.span, codec=describe(self.codec), keys_step=self.keys_step,
+            layer_steps={str(layer): step for layer, step in self.layer_steps.items()}, key_bias=self.key_bias,
+        )  # fmt: skip
+
+    def export(self, state: AgentState, sender: Engine, receiver: ModelSpec) -> Parcel:
+        draft = self._draft(state, sender)
+        levels_N = self._plan(draft)
+        request = draft.request
+        rows = [row[:, request.fresh_N] for row in (*state.cache.keys_HTD, *state.cache.values_HTD)]
+        return draft.parcel(levels_N, coded.encode(rows, request.rows, levels_N.to(sender.device), request.table))
+
+    def _draft(self, state: AgentState, sender: Engine) -> _Draft:
+        cache, table = state.cache, self._table(sender.spec)
+        received = state.received
+        forwards = received is not None and received.card.kind == self.kind and not self.requantize
+        start, old, old_levels_T, paid = 0, {}, torch.zeros(0, dtype=torch.uint8), 0
+        if forwards:
+            assert received is not None
+            old_levels_T = received.tensors["levels"]
+            start, paid = len(old_levels_T), wire.num_bytes(received)
+            old = {name: t for name, t in received.tensors.items() if name not in _CARRIED}
+        fresh_N = (cache.positions_T >= start).nonzero()[:, 0]
+        allowance = paid + int(self.budget_bits * table.values_per_token * (cache.span - start) / 8)
+        rows = [row[:, fresh_N] for row in (*cache.keys_HTD, *cache.values_HTD)]
+        if self.key_bias:
+            positions_N = cache.positions_T[fresh_N]
+            for layer, bias in key_bias(sender.model, positions_N, range(sender.spec.num_layers)).items():
+                rows[layer] = rows[layer].float() - bias
+        protected_B = self._protected(cache.positions_T[fresh_N].cpu(), allowance - paid, table)
+        request = Request(state.token_ids, cache, state.captured, fresh_N, rows, table, protected_B)
+        return _Draft(self._card(state), pack(state), old, old_levels_T, request, allowance)
+
+    def _protected(self, positions_N: Tensor, budget_bytes: int, table: Levels) -> Tensor:
+        """Blocks that stay native: sinks first, then the last ones, as many as are allowed."""
+        sizes = blocks(len(positions_N), table.codec.block)
+        ends = torch.tensor(sizes).cumsum(0)
+        sinks = [b for b, end in enumerate(ends.tolist()) if positions_N[end - 1] < self.sinks]
+        recent = [b for b, (end, size) in enumerate(zip(ends.tolist(), sizes, strict=True)) if end - size >= len(positions_N) - self.recent]
+        protected_B = torch.zeros(len(sizes), dtype=torch.bool)
+        tokens, left = int(_PROTECTED_TOKENS * len(positions_N)), _PROTECTED_BYTES * budget_bytes
+        for b in dict.fromkeys([*sinks, *reversed(recent)]):
+            cost = table.num_bytes(NATIVE, sizes[b])
+            if sizes[b] > tokens or cost > left:
+                break
+            protected_B[b], tokens, left = True, tokens - sizes[b], left - cost
+        return protected_B
+
+    def _plan(self, draft: _Draft) -> Tensor:
+        """The controller's levels_N for the most bytes of codes that the header leaves of the allowance.
+
+        The header's length depends a little on the plan, so what it left over is offered again.
+        """
+        request, name = draft.request, self.controller.label
+        score_N = self.controller.score(request)
+        if score_N is not None:
+            score_N = require_score(name, score_N, len(request.fresh_N))
+        nothing_N = request.tokenwise(torch.zeros(len(request.sizes_B), dtype=torch.long))
+        least = plan_bytes(nothing_N, request)
+        card_bytes = draft.num_bytes(nothing_N) - least
+        budget, best_N, best_spare = draft.allowance - card_bytes, None, draft.allowance
+        for _ in range(_ROUNDS):
+            if budget < least:
+                break
+            levels_N = self.controller.allocate(request, score_N, budget)
+            require_plan(name, levels_N, request, budget)
+            spare = draft.allowance - draft.num_bytes(levels_N)
+            if 0 <= spare < best_spare:
+                best_N, best_spare = levels_N, spare
+            if 0 <= spare < request.smallest_step:
+                break
+            budget = (plan_bytes(levels_N, request) if spare < 0 else budget) + spare
+        if best_N is None:
+            values = request.table.values_per_token * len(request.fresh_N)
+            needed = card_bytes + least - (draft.allowance - int(self.budget_bits * values / 8))
+            raise ConfigError(
+                f"strategy.budget_bits={self.budget_bits} leaves no room for the card of {len(request.fresh_N)} new tokens;"
+                f" it takes {8 * needed / values:.2f} bits a value here, and codes come on top"
+            )
+        return best_N
+
+    def inject(self, parcel: Parcel, receiver: Engine) -> Prefix:
+        card, spec = self.own(parcel).card, receiver.spec
+        if card.sender != spec:
+            raise WireError(f"parcel from another model: {differing(card.sender, spec)}")
+        table, bias = _read_card(card, spec)
+        token_ids, soft_NE = unpack(parcel, receiver)
+        levels_T = tensor(parcel, "levels", torch.uint8, 1)
+        span = card.body.get("span")
+        if type(span) is not int or span != len(levels_T) or not 0 <= len(token_ids) - span <= 1:
+            raise WireError(f"span {span!r} for {len(levels_T)} levels and {len(token_ids)} token ids")
+        codes = {name: t for name, t in parcel.tensors.items() if name not in _CARRIED}
+        coded.check(codes, levels_T, table)
+        positions_T = (levels_T != DROPPED).nonzero()[:, 0].to(receiver.device)
+        biases = key_bias(receiver.model, positions_T, range(spec.num_layers)) if bias else {}
+
+        def restore(values_HTD: Tensor, row: int, chosen: Tensor) -> None:
+            if row in biases:
+                values_HTD += biases[row][:, chosen]
+
+        rows = coded.decode(codes, levels_T, table, receiver.device, restore)
+        layers = spec.num_layers
+        cache = KVCache(tuple(rows[:layers]), tuple(rows[layers:]), positions_T, span)
+        return Prefix(token_ids=token_ids, soft_NE=soft_NE, cache=cache)
+
+
+def _read_card(card: CacheCard, spec: ModelSpec) -> tuple[Levels, bool]:
+    """The levels that the card names, and whether the keys' bias was taken out. Raises WireError."""
+    body: dict[str, Any] = card.body
+    try:
+        steps = {int(layer): step for layer, step in body["layer_steps"].items()}
+        keys_step, bias = body["keys_step"], body["key_bias"]
+        if type(bias) is not bool or any(type(step) is not int for step in (keys_step, *steps.values())):
+            raise WireError(f"card: key_bias must be true or false and steps whole numbers, got {bias!r}, {keys_step!r}, {steps!r}")
+        return Levels(codec_named(body["codec"]), spec, keys_step, steps), bias
+    except WireError:
+        raise
+    except (AvpBenchError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise WireError(f"card of a quantized parcel is malformed: {type(error).__name__}: {str(error)[:200]}") from error

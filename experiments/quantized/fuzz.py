@@ -1,0 +1,81 @@
+"""Cards that lie, in bulk: what does a receiver do with a hundred thousand mutated parcels?
+
+    python experiments/quantized/fuzz.py [mutations]
+
+Half are damaged in any byte, half are well-formed files with a right digest whose card or tensors lie. Every one must end
+in a typed error or in a cache; what is allocated for a refused one is watched.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+import time
+import tracemalloc
+from collections import Counter
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
+from fuzz import damaged, hostile
+
+from avpbench import wire
+from avpbench.agents import Agent, Speak
+from avpbench.build import build
+from avpbench.config import compose
+from avpbench.core import Prompt
+from avpbench.engine.engine import Speech
+from avpbench.engine.load import load
+from avpbench.engine.sampling import Sampling, generator
+from avpbench.errors import AvpBenchError
+from avpbench.links.direct import Direct
+from avpbench.meter import memory, reset_peak
+from avpbench.progress import progress
+from avpbench.setup import sources_of
+
+CPU = torch.device("cpu")
+CODECS = ("affine", "hadamard", "kivi", "lloydmax", "fp8")
+STORY = "Tom has 12 apples. Sue has 3 more apples than Tom. Ben has twice as many as Sue. How many do they have together?"
+
+
+def main(mutations: int) -> None:
+    engine = load(sources_of(compose([]), 1)[0], CPU, torch.float32)
+    prompt = Prompt("planner", STORY, "")
+    outcomes: Counter[str] = Counter()
+    slowest = largest = 0.0
+    with progress("mutations", mutations) as advance:
+        for codec in CODECS:
+            made = build(compose(["strategy=quantized", f"strategy/codec={codec}", "strategy.budget_bits=9.5"]).strategy)
+            agent = Agent(engine, made, Direct())
+            job = Speak((Speech(24, generator("x")),), Sampling())
+            state, _ = agent.act([agent.receive(None, prompt)], [prompt], job)[0]
+            parcel = made.export(state, engine, engine.spec)
+            good, rng = bytes(wire.encode(parcel)), random.Random(codec)
+            for number in range(mutations // len(CODECS)):
+                bad = damaged(good, rng) if number % 2 else hostile(parcel, rng)
+                watched = number % 20 < 2  # watching costs much time
+                buffer = bytearray(bad)
+                if watched:
+                    tracemalloc.start()
+                began = time.perf_counter()
+                try:
+                    made.inject(wire.decode(buffer), engine)
+                    outcomes["opened: the change was harmless"] += 1
+                except AvpBenchError as error:
+                    outcomes[type(error).__name__] += 1
+                    largest = max(largest, tracemalloc.get_traced_memory()[1] / len(good) if watched else 0)
+                slowest = max(slowest, 0 if watched else time.perf_counter() - began)
+                tracemalloc.stop()
+                advance(1)
+    reset_peak(CPU)
+    print(
+        f"{sum(outcomes.values())} mutated parcels over {len(CODECS)} codecs: " + ", ".join(f"{k} {n}" for k, n in outcomes.most_common())
+    )
+    print(
+        f"slowest {1000 * slowest:.0f} ms; largest Python allocation for a refused one {largest:.2f} times the file; peak of the process {memory(CPU).peak_rss_bytes / 2**20:.0f} MiB"
+    )
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 100_000)

@@ -1,0 +1,318 @@
+"""The quantized hand-off: forwarded codes, exact budgets, a card that trusts nobody."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import subprocess
+import sys
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from conftest import codecs, told
+from transformers import AutoModelForCausalLM, Qwen2Config
+
+from avpbench import wire
+from avpbench.agents import Agent, Speak
+from avpbench.build import build
+from avpbench.codecs.levels import DROPPED, NATIVE
+from avpbench.config import compose
+from avpbench.core import AgentState, CacheCard, Parcel, Prefix
+from avpbench.engine.attention import demand, output_errors
+from avpbench.engine.batch import Start
+from avpbench.engine.bias import key_bias
+from avpbench.engine.capture import CAPTURES
+from avpbench.engine.engine import Engine, Speech
+from avpbench.engine.sampling import Sampling, generator
+from avpbench.errors import AvpBenchError, ConfigError, ControllerError, WireError
+from avpbench.links.direct import Direct
+from avpbench.strategies.quantized import Quantized
+from avpbench.strategies.raw import Raw
+
+CODECS = codecs()
+STORY = "Tom has 12 apples. Sue has 3 more apples than Tom. Ben has twice as many as Sue. How many do they have together?"
+
+
+def strategy(*words: str) -> Quantized:
+    built: Quantized = build(compose(["strategy=quantized", *words]).strategy)
+    return built
+
+
+def chain(engine: Engine, made: Quantized, hops: int, tokens: int = 16) -> list[tuple[AgentState, Parcel]]:
+    """Every hop's sender and the parcel that it sent, through bytes."""
+    agent, message, found = Agent(engine, made, Direct()), None, []
+    for hop in range(hops):
+        prompt = told(f"{STORY} ({hop})", "planner")
+        job = Speak((Speech(tokens, generator("x")),), Sampling())
+        state, _ = agent.act([agent.receive(message, prompt)], [prompt], job)[0]
+        message = agent.send(state, engine.spec).message
+        assert isinstance(message, memoryview)
+        found.append((state, wire.decode(message)))
+    return found
+
+
+def restored(made: Quantized, parcel: Parcel, engine: Engine) -> Prefix:
+    return made.inject(wire.decode(wire.encode(parcel)), engine)
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_codes_are_forwarded_bit_for_bit(tiny: Engine, codec: str) -> None:
+    """After any number of hops a token is what it was after its first: the caches agree exactly where both have it."""
+    made = strategy(f"strategy/codec={codec}", "strategy.budget_bits=5")
+    sent = chain(tiny, made, 4)
+    prefixes = [restored(made, parcel, tiny) for _, parcel in sent]
+    for earlier, later in itertools.pairwise(prefixes):
+        assert earlier.cache is not None
+        assert later.cache is not None
+        count = len(earlier.cache.positions_T)
+        assert torch.equal(later.cache.positions_T[:count], earlier.cache.positions_T)
+        for a, b in zip(earlier.cache.keys_HTD + earlier.cache.values_HTD, later.cache.keys_HTD + later.cache.values_HTD, strict=True):
+            assert torch.equal(b[:, :count], a)
+        assert later.token_ids[: len(earlier.token_ids)] == earlier.token_ids
+
+
+def test_requantizing_drifts(tiny: Engine) -> None:
+    """The ablation: tokens of the first hop move with every later one. (The mutant of the test above.)"""
+    made = strategy("strategy.requantize=true", "strategy.budget_bits=5")
+    first, *_, last = [restored(made, parcel, tiny) for _, parcel in chain(tiny, made, 4)]
+    assert first.cache is not None
+    assert last.cache is not None
+    shared = first.cache.positions_T[torch.isin(first.cache.positions_T, last.cache.positions_T)]
+    a, b = (c.keys_HTD[1][:, torch.isin(c.positions_T, shared)] for c in (first.cache, last.cache))
+    assert float((a - b).abs().max()) > 1e-3
+
+
+@pytest.mark.parametrize("controller", ["uniform", "snapkv"])
+@pytest.mark.parametrize("budget", [2.5, 3.0, 4.0, 6.5, 9.0, 20.0])
+def test_what_a_hop_adds_is_within_its_budget_and_near_it(tiny: Engine, controller: str, budget: float) -> None:
+    made = strategy(f"strategy/controller={controller}", f"strategy.budget_bits={budget}")
+    before, span = 0, 0
+    values = 2 * tiny.spec.num_layers * tiny.spec.num_kv_heads * tiny.spec.head_dim
+    for state, parcel in chain(tiny, made, 3):
+        size = wire.num_bytes(parcel)
+        allowed = int(budget * values * (state.cache.span - span) / 8)
+        assert size == len(wire.encode(parcel))
+        assert size - before <= allowed
+        costs = [made._table(tiny.spec).num_bytes(level, 1) for level in (0, 2, 4, 8, NATIVE)]
+        held = {(0, 2, 4, 8, NATIVE).index(level) for level in parcel.tensors["levels"][span:].tolist()}
+        raises = [costs[k + 1] - costs[k] for k in (held if controller == "snapkv" else {min(held)}) if k < 4]
+        assert allowed - (size - before) < min(raises) + 64, "the smallest step that is left, and the header's alignment"
+        before, span = size, state.cache.span
+
+
+def test_a_budget_that_the_card_eats_is_refused(tiny: Engine) -> None:
+    with pytest.raises(ConfigError, match=r"budget_bits=0\.1 leaves no room .* takes 0\.\d+ bits a value"):
+        chain(tiny, strategy("strategy.budget_bits=0.1"), 1)
+
+
+def test_protected_tokens_are_native_and_few(tiny: Engine) -> None:
+    made = strategy("strategy/controller=uniform", "strategy.budget_bits=9", "strategy.sinks=1", "strategy.recent=1")
+    state, parcel = chain(tiny, made, 1)[0]
+    levels = parcel.tensors["levels"]
+    native = (levels == NATIVE).nonzero()[:, 0].tolist()
+    assert native == [0, len(levels) - 1]
+    assert len(native) <= 0.05 * len(levels)
+    prefix = restored(made, parcel, tiny)
+    assert prefix.cache is not None
+    for ours, theirs in zip(prefix.cache.keys_HTD, state.cache.keys_HTD, strict=True):
+        assert torch.equal(ours[:, native], theirs[:, native])
+
+
+def test_dropped_tokens_leave_gaps_at_their_true_positions(tiny: Engine) -> None:
+    made = strategy("strategy.budget_bits=1.5")
+    _, parcel = chain(tiny, made, 1)[0]
+    dropped = (parcel.tensors["levels"] == DROPPED).nonzero()[:, 0]
+    assert len(dropped) > 0
+    prefix = restored(made, parcel, tiny)
+    assert prefix.cache is not None
+    assert not set(dropped.tolist()) & set(prefix.cache.positions_T.tolist())
+    assert prefix.cache.span == len(parcel.tensors["levels"])
+
+
+def test_eight_bits_change_next_to_nothing_and_two_do(tiny: Engine) -> None:
+    state = chain(tiny, strategy(), 1)[0][0]
+    exact = restored_raw(state, tiny)
+    gaps = []
+    for bits in (9.5, 3.6):
+        made = strategy("strategy/controller=uniform", f"strategy.budget_bits={bits}")
+        start = Start(made.inject(made.export(state, tiny, tiny.spec), tiny), tiny.template.following("And?"))
+        gaps.append(float((tiny.prefill([start]).logits_BV - exact).abs().max()))
+    assert gaps[0] < 0.2 < gaps[1]
+
+
+def restored_raw(state: AgentState, engine: Engine) -> torch.Tensor:
+    prefix = Raw().inject(Raw().export(state, engine, engine.spec), engine)
+    return engine.prefill([Start(prefix, engine.template.following("And?"))]).logits_BV
+
+
+def with_bias(engine: Engine, deviation: float) -> Engine:
+    """The same model with a planted key bias, in a copy."""
+    config = Qwen2Config(**{k: v for k, v in engine.model.config.to_dict().items() if k != "dtype"})
+    config._attn_implementation = "sdpa"
+    model = AutoModelForCausalLM.from_config(config)
+    model.load_state_dict(engine.model.state_dict())
+    for layer in (0, len(model.model.layers) - 1):
+        noise = torch.randn(model.model.layers[layer].self_attn.k_proj.bias.shape, generator=torch.Generator().manual_seed(layer))
+        model.model.layers[layer].self_attn.k_proj.bias.data += deviation * noise
+    return Engine(model.eval(), engine.tokenizer, replace(engine.spec, weights_id=f"bias{deviation}"), engine.window, None, ())
+
+
+def test_the_key_bias_is_taken_out_exactly(tiny: Engine) -> None:
+    """Keys minus the turned bias are the keys of a model without it, for the first layer, whose input is the same."""
+    plain, biased = (with_bias(tiny, deviation) for deviation in (0.0, 50.0))
+    ids = tiny.template.first(STORY)
+    keys = [engine.prefill([Start(Prefix(), ids)]).caches[0].keys_HTD[0] for engine in (plain, biased)]
+    positions = torch.arange(len(ids))
+    removed = [k - key_bias(e.model, positions, [0])[0] for k, e in zip(keys, (plain, biased), strict=True)]
+    assert float((removed[0] - removed[1]).abs().max()) < 1e-4
+    assert float((keys[0] - keys[1]).abs().max()) > 50
+
+
+def test_the_key_bias_decides_whether_int4_works(tiny: Engine) -> None:
+    engine = with_bias(tiny, 50.0)
+    state = chain(engine, strategy(), 1)[0][0]
+    truth = state.cache
+    errors = []
+    for keep in ("true", "false"):
+        made = strategy("strategy/controller=uniform", "strategy.budget_bits=5.6", f"strategy.key_bias={keep}")
+        cache = restored(made, made.export(state, engine, engine.spec), engine).cache
+        assert cache is not None
+        errors.append(float((cache.keys_HTD[0] - truth.keys_HTD[0]).square().mean()))
+    assert errors[0] < errors[1] / 50
+
+
+def test_demand_is_the_attention_of_what_comes_after(tiny: Engine) -> None:
+    """Against transformers' own eager attention, and its sum is one a query."""
+    state = chain(tiny, strategy(), 1)[0][0]
+    prefix = Raw().inject(Raw().export(state, tiny, tiny.spec), tiny)
+    ((queries, cache),) = tiny.behind([Start(prefix, tiny.template.following("And?"))], [(5, 6, 7)])
+    told_S = demand(queries, cache)
+    ids = torch.tensor([[*prefix.token_ids, *tiny.template.following("And?"), 5, 6, 7]])
+    tiny.model.set_attn_implementation("eager")
+    try:
+        maps = tiny.model(ids, output_attentions=True).attentions
+    finally:
+        tiny.model.set_attn_implementation("sdpa")
+    wanted_S = torch.stack([m[0, :, len(prefix.token_ids) :].mean((0, 1)) for m in maps]).mean(0)
+    assert torch.allclose(told_S, wanted_S, atol=1e-5)
+    assert float(told_S.sum()) == pytest.approx(1, abs=1e-4)
+    assert output_errors(queries, cache, cache) == [0.0] * tiny.spec.num_layers
+
+
+def test_captured_queries_and_predictions_are_the_pass_s_own(tiny: Engine) -> None:
+    """Two rows of unlike lengths that speak unlike lengths, against each row alone in one pass."""
+    agent = Agent(tiny, Raw(), Direct())
+    prompts = [told(STORY, "planner"), told("Tom has 3 apples.", "planner")]
+    scripts = ((5, 6, 7, 8, 9), tuple(range(10, 40)))
+    job = Speak(tuple(Speech(len(s), generator("x"), s) for s in scripts), Sampling())
+    done = agent.act([agent.receive(None, p) for p in prompts], prompts, job, needs=CAPTURES)
+    for state, continuation in done:
+        captured, span = state.captured, state.cache.span
+        ids = continuation.token_ids[:span]
+        ((queries, _),) = tiny.behind([Start(Prefix(), ids)], [()])
+        assert captured.window is not None
+        assert captured.window.positions_P.tolist() == list(range(span - 16, span))
+        for ours, theirs in zip(captured.window.layers, queries.layers, strict=True):
+            assert torch.allclose(ours, theirs[:, -16:], atol=2e-4)
+        assert captured.probes is not None
+        places = captured.probes.positions_P
+        for ours, theirs in zip(captured.probes.layers, queries.layers, strict=True):
+            assert torch.allclose(ours, theirs[:, places], atol=2e-4)
+        (logs,) = tiny.score([Start(Prefix(), ids[:1])], [ids[1:]])
+        assert captured.surprisal_T is not None
+        assert captured.entropy_T is not None
+        assert len(captured.surprisal_T) == span - captured.first
+        wanted = -logs.gather(1, torch.tensor(ids[1:])[:, None])[:, 0]
+        assert torch.allclose(captured.surprisal_T[1:], wanted, atol=1e-3)
+        entropy = -torch.where(logs > -torch.inf, logs.exp() * logs, 0.0).sum(1)
+        assert torch.allclose(captured.entropy_T[1:], entropy, atol=1e-3)
+
+
+def test_the_oracle_is_for_fidelity_only(tiny: Engine) -> None:
+    with pytest.raises(ControllerError, match="fidelity phase"):
+        chain(tiny, strategy("strategy/controller=oracle"), 1)
+
+
+def test_a_parcel_is_opened_in_a_fresh_process(tiny: Engine, tmp_path: Any) -> None:
+    """From the bytes and the YAML alone, by a receiver whose own codec is another: the card says what is needed."""
+    made = strategy("strategy.budget_bits=5")
+    _, parcel = chain(tiny, made, 1)[0]
+    path = tmp_path / "parcel"
+    path.write_bytes(wire.encode(parcel))
+    code = (
+        "import sys, torch; from pathlib import Path; from avpbench import wire; from avpbench.build import build; from avpbench.config import compose\n"
+        "from avpbench.engine.load import load; from avpbench.setup import sources_of\n"
+        "engine = load(sources_of(compose([]), 1)[0], torch.device('cpu'), torch.float32)\n"
+        "made = build(compose(['strategy=uniform', 'strategy/codec=hadamard']).strategy)\n"
+        "cache = made.inject(wire.decode(Path(sys.argv[1]).read_bytes()), engine).cache\n"
+        "print(cache.span, float(sum(k.double().sum() for k in cache.keys_HTD)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
+    span, total = done.stdout.split()
+    cache = restored(made, parcel, tiny).cache
+    assert cache is not None
+    assert int(span) == cache.span
+    assert float(total) == pytest.approx(float(sum(k.double().sum() for k in cache.keys_HTD)), abs=1e-6)
+
+
+def refused(made: Quantized, parcel: Parcel, engine: Engine, message: str) -> None:
+    with pytest.raises(WireError, match=message):
+        restored(made, parcel, engine)
+
+
+def test_a_card_that_lies_is_refused(tiny: Engine) -> None:
+    made = strategy("strategy.budget_bits=5")
+    _, parcel = chain(tiny, made, 1)[0]
+    tensors, card = parcel.tensors, parcel.card
+
+    def card_with(**body: object) -> Parcel:
+        return Parcel(CacheCard(card.kind, card.sender, card.body | body), tensors)
+
+    def tensors_with(**changed: torch.Tensor) -> Parcel:
+        return Parcel(card, tensors | changed)
+
+    levels = tensors["levels"]
+    refused(made, card_with(span=len(levels) + 1), tiny, "span")
+    refused(made, card_with(span="9"), tiny, "span")
+    refused(made, card_with(codec={"name": "nonsense"}), tiny, "codec")
+    refused(made, card_with(codec=[1]), tiny, "malformed")
+    refused(made, card_with(layer_steps={"99": 1}), tiny, "layer 99")
+    refused(made, card_with(keys_step=2**70), tiny, "tensor|levels|asks?")
+    refused(made, card_with(key_bias=1), tiny, "key_bias")
+    refused(made, Parcel(replace(card, sender=replace(card.sender, weights_id="0")), tensors), tiny, "another model: weights_id")
+    refused(made, Parcel(replace(card, sender=replace(card.sender, tokenizer_id="0")), tensors), tiny, "another model: tokenizer_id")
+    refused(made, tensors_with(levels=levels[:-1].clone()), tiny, "span")
+    refused(made, tensors_with(levels=levels.int()), tiny, "levels")
+    strange = levels.clone()
+    strange[3] = 7
+    refused(made, tensors_with(levels=strange), tiny, "level 7")
+    moved = levels.clone()
+    moved[(levels == 2).nonzero()[0]] = 4
+    refused(made, tensors_with(levels=moved), tiny, "the levels ask for")
+    name = next(n for n in tensors if n.endswith("codes"))
+    refused(made, tensors_with(**{name: tensors[name][:, :, :-1].contiguous()}), tiny, "ask for")
+    refused(made, tensors_with(**{name: tensors[name].to(torch.int32)}), tiny, "ask for")
+    refused(made, Parcel(card, {n: t for n, t in tensors.items() if n != name}), tiny, "ask for the tensors")
+    refused(made, tensors_with(extra=torch.zeros(3)), tiny, "ask for the tensors")
+
+
+@pytest.mark.parametrize("codec", ["affine", "kivi", "lloydmax"])
+def test_mutated_cards_end_in_one_typed_error(tiny: Engine, codec: str) -> None:
+    """Damage in any byte, and in header and tensors under a right digest (what a hostile sender writes)."""
+    from fuzz import damaged, hostile
+
+    made = strategy(f"strategy/codec={codec}", "strategy.budget_bits=5.5")
+    _, parcel = chain(tiny, made, 1)[0]
+    good = bytes(wire.encode(parcel))
+    rng = random.Random(codec)
+    refused_count = 0
+    for number in range(400):
+        bad = damaged(good, rng) if number % 2 else hostile(parcel, rng)
+        try:
+            prefix = made.inject(wire.decode(bad), tiny)
+            assert prefix.cache is not None
+        except AvpBenchError:
+            refused_count += 1
+    assert refused_count > 300
