@@ -206,5 +206,5 @@ def test_another_recipe_or_seed_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_unknown_member_is_one_message() -> None:
-    with pytest.raises(ConfigError, match="model=tinny has no recipe; known: .*tiny"):
+    with pytest.raises(ConfigError, match=r"model=tinny has no recipe; known: .*tiny"):
         train.main(["model=tinny"])
