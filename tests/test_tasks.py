@@ -35,7 +35,7 @@ def test_the_plan_alone_gives_the_gold(level: str) -> None:
 def _solve(told: Story) -> Fraction:
     """Runs the equations as written, with no help from the generator."""
     known: dict[str, Fraction] = {}
-    for line in told.equations(only_needed=True):
+    for line in told.plan():
         who, right = re.sub(r" in \w+$", "", line).removeprefix("Let ").replace("Find ", "answer = ").split(" = ")
         parts = [known[p] if p in known else Fraction(p) if p.isdigit() else p for p in right.split(" ")]
         value = parts[0]
@@ -64,7 +64,7 @@ def test_train_and_test_share_no_names_and_numbers() -> None:
     """No two have the same plan, whatever the wording, the object and the distractors."""
 
     def plan(split: str, index: int) -> tuple[str, ...]:
-        *equations, find = story(0, split, index).equations(only_needed=True)
+        *equations, find = story(0, split, index).plan()
         return (*equations, find.rsplit(" in ", 1)[0])
 
     train = [plan("train", i) for i in range(12_000)]

@@ -68,7 +68,7 @@ def test_a_wrong_plan_is_shown_but_not_learned() -> None:
     for index in range(30):
         told = story(0, "train", index)
         ((plan, critic, refined, _),) = example(told, random.Random(index), only).conversations
-        right = "\n".join(told.equations(only_needed=True))
+        right = "\n".join(told.plan())
         assert plan[1] != right
         assert not plan[2]
         assert critic[1].startswith(WRONG)

@@ -123,6 +123,14 @@ UPDATES = (
     Op(("Then {A} doubles the number of {o}.", "{A} gets as many {o} again.", "The {o} of {A} grow to twice their number."), "{x} * 2", updates=True, numbers=()),
 )
 BASE = Op(("{B} has {n} {o}.", "{B} owns {n} {o}.", "There are {n} {o} that belong to {B}."), "{n}", people=0, numbers=((2, 60),))
+REMARKS = (  # sentences with a number that nothing rests on; {A} is somebody of the story
+    ("{A} is {n} years old.", "In May {A} turns {n}.", "{A} had {n} candles on the cake this year."),
+    ("It is {n} degrees outside.", "The day is {n} degrees warm.", "The sun brings it to {n} degrees."),
+    ("{A} lives at number {n}.", "The house of {A} has number {n}.", "Number {n} is where {A} lives."),
+    ("The bus takes {n} minutes.", "{A} waits {n} minutes for the bus.", "After {n} minutes the bus comes."),
+    ("{A} reads {n} pages at night.", "There are {n} pages in the book that {A} reads.", "On page {n} {A} falls asleep."),
+    ("The shop is {n} miles away.", "{A} walks {n} miles to school.", "It is a walk of {n} miles."),
+)
 ASKS = (
     Op(("How many {o} does {A} have?", "How many {o} does {A} have in the end?", "What is the number of {o} that {A} has?"), "{x}", numbers=()),
     Op(("How many {o} do {A} and {B} have together?", "How many {o} do {A} and {B} have in total?", "What do the {o} of {A} and {B} add up to?"), "{x} + {y}", people=2, numbers=()),

@@ -10,10 +10,11 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from avpbench.tasks.operations import ASKS, BASE, RELATIONS, UPDATES, Op
+from avpbench.tasks.operations import ASKS, BASE, RELATIONS, REMARKS, UPDATES, Op
 from avpbench.tasks.task import Problem
 
 MAX_VALUE = 500
+_REMARKS = 0.75  # of the distractors; the others count another object, which asks for comparing objects
 _RESULT = {  # how a computed quantity is worded in the solution, by kind
     "relation": "So {who} has {calc} {o}.",
     "update": "Now {who} has {calc} {o}.",
@@ -23,7 +24,7 @@ _RESULT = {  # how a computed quantity is worded in the solution, by kind
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """One sentence and the quantity it defines: `who` = `calc`, e.g. Sue = Tom * 2."""
+    """One sentence and the quantity it defines: `who` = `calc`, e.g. Sue = Tom * 2. A remark defines none (`calc` is empty)."""
 
     text: str
     who: str
@@ -56,10 +57,18 @@ class Story:
     def num_steps(self) -> int:
         return sum(self.facts[i].line is not None for i in self.needed) + (self.ask.line is not None)
 
-    def equations(self, only_needed: bool) -> list[str]:
-        """The plan: an equation a fact, then what to find."""
-        chosen = self.needed if only_needed else range(len(self.facts))
-        return [*(self.facts[i].equation for i in chosen), f"Find {self.ask.calc} in {self.obj}"]
+    def plan(self) -> list[str]:
+        """An equation for each fact that the answer rests on, then what to find."""
+        return [*(self.facts[i].equation for i in self.needed), self.find]
+
+    def told(self, start: int, stop: int) -> list[str]:
+        """The equations of these facts, whether they count or not; a remark has none."""
+        return [fact.equation for fact in self.facts[start:stop] if fact.calc]
+
+    @property
+    def find(self) -> str:
+        """What to find, as the last line of a plan."""
+        return f"Find {self.ask.calc} in {self.obj}"
 
     def problem(self, id: str) -> Problem:
         sentences = tuple(fact.text for fact in self.facts)
@@ -185,14 +194,23 @@ def _asked(teller: _Teller, num_steps: int) -> Story | None:
     return story if story.num_steps == num_steps else None
 
 
+def _remark(teller: _Teller, who: str) -> Fact:
+    templates = teller.rng.choice(REMARKS)
+    template = templates[-1] if teller.unseen else teller.rng.choice(templates[:-1])
+    return Fact(template.format(A=who, n=teller.rng.randint(2, 60)), who, "", None, (), 0, ())
+
+
+def _aside(teller: _Teller, who: str, other: str) -> Fact:
+    fact = _Teller(teller.rng, other, teller.unseen, [], {}).fact(BASE, who, (), "relation")
+    assert fact is not None
+    return replace(fact, who=f"{who} {other}")
+
+
 def _distracted(story: Story, teller: _Teller, other: str, count: int) -> Story:
-    """The story with facts about another object put in; no equation of the story refers to them."""
+    """The story with remarks and facts about another object put in; no equation of the story refers to them."""
     facts, needed = list(story.facts), list(story.needed)
     for who in teller.rng.sample(list(teller.holder), min(count, len(teller.holder))):
-        side = _Teller(teller.rng, other, teller.unseen, [], {})
-        fact = side.fact(BASE, who, (), "relation")
-        assert fact is not None
         place = teller.rng.randint(0, len(facts))
-        facts.insert(place, replace(fact, who=f"{who} {other}"))
+        facts.insert(place, _remark(teller, who) if teller.rng.random() < _REMARKS else _aside(teller, who, other))
         needed = [i + (i >= place) for i in needed]
     return replace(story, facts=tuple(facts), needed=tuple(needed))

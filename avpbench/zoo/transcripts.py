@@ -77,22 +77,20 @@ def _words(story: Story, chain: int, mode: str, wrong: random.Random | None, bri
     With `brief`, refiners write the line that changes and what their own facts say, not the plan again.
     """
     split = mode == "split" and chain > 1
-    *equations, answer = story.equations(only_needed=not split)
-    plan = [*equations, answer]
+    plan = story.plan()
     shown, correction = (plan, None) if wrong is None else _spoil(plan, wrong)
     said: list[str] = []
     for place, role in enumerate(roles(chain)):
-        start, stop = place * len(equations) // chain, (place + 1) * len(equations) // chain
+        start, stop = (k * len(story.facts) // chain for k in (place, place + 1))
+        own = story.told(start, stop) if split else []
         if role == "planner":
-            lines = [*equations[:stop], answer] if split else shown
+            lines = [*own, story.find] if split else shown
         elif role == "critic":
-            verdict = WRONG + correction if place == 1 and correction else RIGHT
-            lines = [verdict, *(equations[start:stop] if split else ())]
+            lines = [WRONG + correction if place == 1 and correction else RIGHT, *own]
         elif role == "refiner" and brief:
-            changed = [correction] if place == 2 and correction else []
-            lines = [*changed, *(equations[start:stop] if split else ())] or [STANDS]
+            lines = [*([correction] if place == 2 and correction else []), *own] or [STANDS]
         elif role == "refiner":
-            lines = [*equations[:stop], answer] if split else plan
+            lines = [*story.told(0, stop), story.find] if split else plan
         else:
             lines = [story.problem("").solution]
         said.append("\n".join(lines))
