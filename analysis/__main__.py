@@ -1,32 +1,95 @@
-"""python -m analysis publish STUDY [runs=DIR] [out=DIR] [some=true]"""
+"""python -m analysis [check | publish STUDY | compare RUN RUN ... | report RUN | html [RUN ...]]"""
 
 from __future__ import annotations
 
+import argparse
 import sys
 from pathlib import Path
 
-from analysis.publish import PUBLISHED, Unfinished, publish
+from analysis.publish import PUBLISHED, publish
+from avpbench.errors import AvpBenchError
 
-_USAGE = "python -m analysis publish STUDY [runs=results/runs] [out=results/published] [some=true]"
+HTML = Path("results/html/index.html")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m analysis", description="Tables, statistics and figures from records.")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    commands.add_parser("build", help="write BENCHMARKS.md, results/figures, tables and cells from results/published (the default)")
+    commands.add_parser("check", help="exit 1 where any of them is stale")
+    one = commands.add_parser("publish", help="pack a study's finished runs into results/published")
+    one.add_argument("study")
+    one.add_argument("--runs", type=Path, default=Path("results/runs"))
+    one.add_argument("--out", type=Path, default=PUBLISHED)
+    one.add_argument("--some", action="store_true", help="leave out runs that are not finished")
+    one = commands.add_parser("compare", help="runs side by side, each against the first, by problem")
+    one.add_argument("runs", nargs="+", type=Path, metavar="RUN")
+    one.add_argument("--csv", action="store_true")
+    one = commands.add_parser("report", help="one run with intervals, limits and gates")
+    one.add_argument("run", type=Path, metavar="RUN")
+    one = commands.add_parser("html", help="a page with tables, figures and transcripts, of these runs or of all that is published")
+    one.add_argument("runs", nargs="*", type=Path, metavar="RUN")
+    one.add_argument("--out", type=Path, default=HTML)
+    return parser
+
+
+def _build(check: bool) -> int:
+    from analysis.evidence import gather, outputs, stale, too_large, write
+
+    evidence = gather()
+    files = outputs(evidence)
+    root = Path()
+    if check:
+        found = [*(f"stale: {name}" for name in stale(root, files)), *too_large()]
+        print("\n".join(found) + "\nrun: python -m analysis" if found else "the evidence is up to date")
+        return 1 if found else 0
+    changed = write(root, files)
+    print("\n".join(changed) if changed else "nothing has changed")
+    return 0
+
+
+def _compare(runs: list[Path], csv: bool) -> int:
+    from analysis.runs import compare
+    from analysis.tables import as_csv, markdown
+
+    table = compare(runs)
+    print(as_csv(table) if csv else markdown(table))
+    return 0
+
+
+def _report(run: Path) -> int:
+    from analysis.runs import report
+    from analysis.tables import markdown
+
+    print("\n".join(markdown(table) for table in report(run)))
+    return 0
+
+
+def _html(runs: list[Path], out: Path) -> int:
+    from analysis.html import write
+
+    print(f"{write(runs, out)}: {out.stat().st_size / 1e6:.1f} MB")
+    return 0
 
 
 def main(words: list[str]) -> int:
     """Runs a command; returns the exit status."""
-    names = [word for word in words if "=" not in word]
-    options = dict(word.split("=", 1) for word in words if "=" in word)
-    if len(names) != 2 or names[0] != "publish" or not options.keys() <= {"runs", "out", "some"}:
-        print(_USAGE, file=sys.stderr)
-        return 2
+    given = _parser().parse_args(words)
     try:
-        out = publish(
-            names[1], Path(options.get("runs", "results/runs")), Path(options.get("out", PUBLISHED)), options.get("some") == "true"
-        )
-    except Unfinished as error:
+        if given.command == "publish":
+            out = publish(given.study, given.runs, given.out, given.some)
+            print(f"{out}: {sum(p.stat().st_size for p in out.iterdir()) / 1e6:.1f} MB")
+            return 0
+        if given.command == "compare":
+            return _compare(given.runs, given.csv)
+        if given.command == "report":
+            return _report(given.run)
+        if given.command == "html":
+            return _html(given.runs, given.out)
+        return _build(given.command == "check")
+    except AvpBenchError as error:
         print(f"analysis: {error}", file=sys.stderr)
         return 1
-    size = sum(p.stat().st_size for p in out.iterdir())
-    print(f"{out}: {size / 1e6:.1f} MB")
-    return 0
 
 
 if __name__ == "__main__":

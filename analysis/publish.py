@@ -10,18 +10,18 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from analysis.errors import Damaged, Unfinished
+
 PUBLISHED = Path("results/published")
-_FILES = ("samples", "latency", "fidelity")
-
-
-class Unfinished(ValueError):
-    """A study with runs that are not finished, or none at all."""
+KINDS = ("samples", "latency", "fidelity")
+LIMIT_BYTES = 50_000_000
 
 
 def publish(study: str, runs: Path, published: Path = PUBLISHED, some: bool = False) -> Path:
     """Writes `cells.json` (meta, config and summary of every run) and a Parquet file of each kind of record.
 
-    The same runs give the same bytes. With `some`, unfinished runs are left out; without, they raise Unfinished.
+    The same runs give the same bytes. With `some`, unfinished runs are left out; without, they raise Unfinished. Raises
+    Damaged for a torn record, and where all studies together would be larger than LIMIT_BYTES.
     """
     folders = sorted(p for p in (runs / study).glob("*/") if (p / "meta.json").exists())
     unfinished = [p for p in folders if not (p / "summary.json").exists()]
@@ -32,32 +32,67 @@ def publish(study: str, runs: Path, published: Path = PUBLISHED, some: bool = Fa
     finished = [p for p in folders if p not in unfinished]
     if not finished:
         raise Unfinished(f"{runs / study} holds no finished run")
+    tables = {kind: [row for folder in finished for row in rows_of(folder, kind)] for kind in KINDS}
     out = published / study
     out.mkdir(parents=True, exist_ok=True)
-    cells = [_cell(folder) for folder in finished]
+    cells = [read_cell(folder) for folder in finished]
     (out / "cells.json").write_text(json.dumps(cells, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
-    for kind in _FILES:
-        rows = [row for folder in finished for row in rows_of(folder, kind)]
+    for kind, rows in tables.items():
         path = out / f"{kind}.parquet"
         if rows:
             pq.write_table(pa.Table.from_pylist(rows), path, compression="zstd", compression_level=19)
         else:
             path.unlink(missing_ok=True)
+    if (size := folder_bytes(published)) > LIMIT_BYTES:
+        raise Damaged(f"{published} holds {size / 1e6:.1f} MB, at most {LIMIT_BYTES / 1e6:.0f} may be committed; publish fewer samples")
     return out
 
 
-def _cell(folder: Path) -> dict[str, Any]:
+def folder_bytes(folder: Path) -> int:
+    """Bytes of all files below it."""
+    return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
+
+
+def read_cell(folder: Path) -> dict[str, Any]:
+    """A run's meta and summary."""
     meta, summary = (json.loads((folder / name).read_text(encoding="utf-8")) for name in ("meta.json", "summary.json"))
     return {"folder": folder.name, "meta": meta, "summary": summary}
 
 
 def rows_of(folder: Path, kind: str) -> Iterator[dict[str, Any]]:
-    """The records of one kind with their cell's hash, in the order of ids and blocks; nested parts as JSON."""
+    """The records of one kind with their cell's hash, in the order of ids and blocks; nested parts as JSON, and counted.
+
+    Samples beyond the run's limit (of an earlier, larger one) are left out. Raises Damaged for a line that is not whole.
+    """
     path = folder / f"{kind}.jsonl"
     if not path.exists():
         return
-    cell = json.loads((folder / "meta.json").read_text(encoding="utf-8"))["cell"]
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    about = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            rows.append(json.loads(line))
+        except ValueError as error:
+            raise Damaged(f"{path}:{number} is torn: {line[:40]!r}...; run the cell again, which mends it") from error
     for row in sorted(rows, key=lambda r: (r.get("sample_id"), r.get("block"), r.get("order"), r.get("clock"))):
         nested = {key: json.dumps(value, ensure_ascii=False) for key, value in row.items() if isinstance(value, (dict, list))}
-        yield {"cell": cell} | row | nested
+        yield {"cell": about["cell"]} | row | (_counts(row) if kind == "samples" else {}) | nested
+
+
+def _counts(row: dict[str, Any]) -> dict[str, float | int | None]:
+    """Tokens over all turns and bytes over all hops, so that a table need not open the nested parts.
+
+    `pairs` is how many (new token, earlier token) pairs attention met; `mean_bits` is 8 x bytes / values of what carried K/V.
+    """
+    turns, hops = row["turns"], row["hops"]
+    new = [t["prefilled_tokens"] + t["generated_tokens"] + t["latent_steps"] for t in turns]
+    carried = [(h["wire_bytes"], h["num_values"]) for h in hops if h["num_values"] and h["wire_bytes"]]
+    return {
+        "prefilled_tokens": sum(t["prefilled_tokens"] for t in turns),
+        "forward_tokens": sum(new),
+        "pairs": sum(count * (t["cached_tokens"] + count / 2) for count, t in zip(new, turns, strict=True)),
+        "wire_bytes": sum(h["wire_bytes"] for h in hops) if hops else None,
+        "cache_bytes": sum(h["cache_bytes"] for h in hops) if hops else None,
+        "mean_bits": 8 * sum(b for b, _ in carried) / sum(v for _, v in carried) if carried else None,
+        "peak_cache_bytes": max(t["kv_bytes"] for t in turns) if turns else None,
+    }

@@ -11,12 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize, stats
 
+from analysis.errors import MismatchedSamples
+
 _Z = 1.959963984540054
+_PIECE = 4_000_000  # values drawn at a time: 32 MB
 _T = TypeVar("_T")
-
-
-class MismatchedSamples(ValueError):
-    """Two runs that are to be compared by problem do not hold the same problems."""
 
 
 def paired(a: Mapping[str, _T], b: Mapping[str, _T]) -> list[tuple[_T, _T]]:
@@ -86,31 +85,52 @@ def tango(only_b: int, only_a: int, count: int, z: float = _Z) -> tuple[float, f
     return float(low), float(high)
 
 
-def bootstrap(groups: Sequence[Sequence[float]], seed: int = 0, draws: int = 10_000) -> tuple[float, float]:
+def bootstrap(groups: Sequence[Sequence[float] | NDArray[np.float64]], seed: int = 0, draws: int = 2_000) -> tuple[float, float]:
     """95% percentile interval of the mean of means, resampling groups and then values within each.
 
-    Groups are processes and their blocks, or training seeds and their problems.
+    Groups are processes and their blocks, or training seeds and their problems; a single group is resampled within only.
     """
     rng = np.random.default_rng(seed)
     arrays: list[NDArray[np.float64]] = [np.asarray(g, dtype=np.float64) for g in groups if len(g)]
-    means = np.empty(draws)
-    for k in range(draws):
-        chosen = rng.integers(len(arrays), size=len(arrays))
-        means[k] = np.mean([arrays[c][rng.integers(len(arrays[c]), size=len(arrays[c]))].mean() for c in chosen])
-    low, high = np.quantile(means, [0.025, 0.975])
+    chosen = rng.integers(len(arrays), size=(draws, len(arrays)))
+    means = np.empty(chosen.shape)
+    for k, array in enumerate(arrays):
+        drawn = _resampled_means(array[:, None], rng, int((chosen == k).sum()))
+        means[chosen == k] = drawn[:, 0]
+    low, high = np.quantile(means.mean(axis=1), [0.025, 0.975])
     return float(low), float(high)
 
 
-def bootstrap_pairs(values: NDArray[np.float64], statistic: str = "difference", seed: int = 0, draws: int = 10_000) -> tuple[float, float]:
+def _resampled_means(values_NK: NDArray[np.float64], rng: np.random.Generator, draws: int) -> NDArray[np.float64]:
+    """Means_DK of resamples of the rows, a bounded piece at a time."""
+    count = len(values_NK)
+    piece = max(1, _PIECE // count)
+    parts = [
+        values_NK[rng.integers(count, size=(min(piece, draws - done), count), dtype=np.int32)].mean(axis=1)
+        for done in range(0, draws, piece)
+    ]
+    return np.concatenate(parts) if parts else np.empty((0, values_NK.shape[1]))
+
+
+def bootstrap_pairs(values: NDArray[np.float64], statistic: str = "difference", seed: int = 0, draws: int = 2_000) -> tuple[float, float]:
     """95% percentile interval over problems of a mean (`difference`, values_N) or of a ratio of means (`ratio`, values_N2)."""
     rng = np.random.default_rng(seed)
-    count = len(values)
-    found = np.empty(draws)
-    for k in range(draws):
-        drawn = values[rng.integers(count, size=count)]
-        found[k] = drawn.mean() if statistic == "difference" else drawn[:, 0].mean() / drawn[:, 1].mean()
+    means_DK = _resampled_means(values[:, None] if values.ndim == 1 else values, rng, draws)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found = means_DK[:, 0] if statistic == "difference" else means_DK[:, 0] / means_DK[:, 1]
     low, high = np.nanquantile(found, [0.025, 0.975])
     return float(low), float(high)
+
+
+def sign_flips(differences: NDArray[np.float64], seed: int = 0, draws: int = 9_999) -> float:
+    """Two-sided p of the mean of paired differences under exchange within pairs (a permutation test)."""
+    if not differences.any():
+        return 1.0
+    result = stats.permutation_test(
+        (differences,), np.mean, permutation_type="samples", vectorized=True, n_resamples=draws, batch=max(1, _PIECE // len(differences)),
+        rng=np.random.default_rng(seed),
+    )  # fmt: skip
+    return float(result.pvalue)
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:

@@ -1,10 +1,11 @@
-"""python -m avpbench [run] KEY=VALUE ... | show KEY=VALUE ...
+"""python -m avpbench [run] KEY=VALUE ... | show | plan | list | status | verify | sync
 
 Light to import: torch and its like are loaded only once a run begins.
 """
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from typing import TYPE_CHECKING
@@ -12,48 +13,40 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from avpbench.summary import Summary
+from avpbench.errors import AvpBenchError
 
-from avpbench.errors import AvpBenchError, cause
-
-COMMANDS = ("run", "show")
+COMMANDS = ("run", "show", "plan", "list", "status", "verify", "sync")
 
 
 def _run(words: list[str]) -> int:
-    import hydra
-    from hydra.core.hydra_config import HydraConfig
-
-    from avpbench.config import CONF
     from avpbench.hints import check, is_sweep
+    from avpbench.launch import check_launcher, sweep
 
     check(words, COMMANDS)
-    sweep = is_sweep(words)
-    done: list[Summary] = []
-    failed: list[tuple[str, AvpBenchError]] = []
+    check_launcher(words)
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach us, and we print the user's ones without a traceback
+    return sweep(words) if is_sweep(words) else _one(words)
 
-    def job(cfg: DictConfig) -> None:
-        """One cell, as Hydra runs it. What a user can mend is kept for the end: the other cells of a multirun go on."""
-        given = " ".join(HydraConfig.get().overrides.task)
-        print(f"\navpbench: {given}" if sweep else "avpbench: starting", flush=True)  # before torch is imported
-        try:
-            from avpbench.runner import execute
 
-            done.append(execute(cfg, explain=not sweep))
-        except AvpBenchError as error:
-            failed.append((given, error))
+def _one(words: list[str]) -> int:
+    import hydra
+
+    from avpbench.config import CONF
+    from avpbench.failures import Failure
+    from avpbench.job import attempt
+
+    failed: list[Failure] = []
+
+    def cell(cfg: DictConfig) -> None:
+        print("avpbench: starting", flush=True)  # before torch is imported
+        if isinstance(came := attempt(cfg, explain=True), Failure):
+            failed.append(came)
 
     sys.argv = [sys.argv[0], *words]
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach us, and we print the user's ones without a traceback
-    try:
-        hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job)()
-    finally:
-        if len(done) + len(failed) > 1:
-            from avpbench.report import show_comparison
-
-            show_comparison(done, [f"{given}: {cause(error)}" for given, error in failed])
-    if failed and len(done) + len(failed) == 1:
-        raise failed[0][1]
-    return 1 if failed else 0
+    hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(cell)()
+    for failure in failed:
+        print(f"\navpbench: {failure.message}", file=sys.stderr)
+    return len(failed)
 
 
 def _show(words: list[str]) -> int:
@@ -79,7 +72,10 @@ def main(words: list[str]) -> int:
 
     command, rest = (words[0], words[1:]) if words and words[0] in COMMANDS else ("run", words)
     try:
-        return {"run": _run, "show": _show}[command](rest)
+        if command in ("run", "show"):
+            return {"run": _run, "show": _show}[command](rest)
+        status: int = importlib.import_module(f"avpbench.commands.{command}").main(rest)
+        return status
     except KeyboardInterrupt:
         return 130
     except (AvpBenchError, HydraException, OmegaConfBaseException, OSError) as error:

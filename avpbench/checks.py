@@ -8,12 +8,15 @@ from collections.abc import Sequence
 from avpbench.errors import ConfigError
 
 
-def whole(key: str, value: object, least: int, null: str | None = None) -> None:
-    """Raises ConfigError unless the value is a whole number >= `least`, or null where `null` says what that means."""
+def whole(key: str, value: object, least: int, null: str | None = None, also: str = "") -> None:
+    """Raises ConfigError unless the value is a whole number >= `least`, or null where `null` says what that means.
+
+    `also` names what else the caller would have taken.
+    """
     if value is None and null is not None:
         return
     if type(value) is not int or value < least:
-        also = f" or null ({null})" if null else ""
+        also += f" or null ({null})" if null else ""
         raise ConfigError(f"{key} must be a whole number >= {least}{also}, got {value!r}")
 
 

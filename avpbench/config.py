@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
@@ -11,12 +11,15 @@ from typing import Any, final
 from omegaconf import DictConfig, OmegaConf
 
 from avpbench import digest
+from avpbench.prompts import roles
 
 _HERE = Path(__file__).resolve().parent
 CONF = _HERE / "conf" if (_HERE / "conf").is_dir() else _HERE.parent / "conf"
 # What cannot change a result; all else is hashed.
-_OUTSIDE = ("limit", "tracker", "results", "resume", "gates", "study")
+_OUTSIDE = ("limit", "tracker", "results", "resume", "gates", "study", "isolate", "wait_s", "max_failures", "max_hours")
+_PATIENCE = ("deadline_s", "turn_s", "max_bytes")  # of a link
 _PHASES = ("quality", "latency", "fidelity")
+_HOPS = ("strategy", "link", "latency", "fidelity", "donor", "think_steps", "max_agent_tokens", "receiver", "question")
 
 
 @final
@@ -30,27 +33,41 @@ class Identity:
     strategy: str
 
 
-def groups() -> dict[str, list[str]]:
-    """Every config group and its choices; a group within one is named `strategy/codec`."""
-    folders = sorted(p for p in CONF.rglob("*") if p.is_dir())
-    return {p.relative_to(CONF).as_posix(): sorted(f.stem for f in p.glob("*.yaml")) for p in folders}
+def groups(more: Sequence[Path] = ()) -> dict[str, list[str]]:
+    """Every config group and its choices, those in folders of the user's own among them; a nested one is `strategy/codec`."""
+    found: dict[str, set[str]] = {"experiment": set()}
+    for conf in (CONF, *more):
+        for file in conf.rglob("*/*.yaml"):
+            found.setdefault(file.parent.relative_to(conf).as_posix(), set()).add(file.stem)
+    return {name: sorted(choices) for name, choices in sorted(found.items())}
 
 
-def compose(overrides: Sequence[str]) -> DictConfig:
-    """The config that these overrides give, as on the command line."""
-    from hydra import compose as hydra_compose
+@contextmanager
+def composing() -> Iterator[None]:
+    """Where Hydra can compose; within a run it can already."""
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
     running = GlobalHydra.instance().is_initialized()
     with nullcontext() if running else initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg: DictConfig = hydra_compose("config", overrides=list(overrides))
+        yield
+
+
+def compose(overrides: Sequence[str], with_hydra: bool = False) -> DictConfig:
+    """The config that these overrides give, as on the command line; `with_hydra`: Hydra's own node too."""
+    from hydra import compose as hydra_compose
+
+    with composing():
+        cfg: DictConfig = hydra_compose("config", overrides=list(overrides), return_hydra_config=with_hydra)
         return cfg
 
 
-def model_config(name: str) -> DictConfig:
-    """The model group's config of this name; for a second model in one chain."""
+def model_config(name: str, beside: DictConfig | None = None) -> DictConfig:
+    """The model group's config of this name; for a second model in one chain, of the variant of the one `beside` it, where both
+    have variants."""
     model: DictConfig = compose([f"model={name}"]).model
+    if beside is not None and "variant" in beside and "variant" in model:
+        model.variant = beside.variant
     return model
 
 
@@ -60,31 +77,57 @@ def strategy_config(name: str) -> DictConfig:
     return strategy
 
 
-def strategy_name(strategy: DictConfig) -> str:
+def role_models(values: Mapping[str, Any]) -> list[str | None]:
+    """The model of each agent by name, None for the cell's own: the receiver plays every second one, a role's own goes before both."""
+    places = enumerate(roles(values["chain"]))
+    return [values["roles"][role] or (values["receiver"] if place % 2 else None) for place, role in places]
+
+
+def strategy_name(strategy: Mapping[str, Any]) -> str:
     """The module that the config targets: presets of one strategy share it."""
-    return str(strategy._target_).split(".")[-2]
+    return str(strategy["_target_"]).split(".")[-2]
 
 
-def scientific(cfg: DictConfig) -> dict[str, Any]:
-    """Everything in the config that can change a result, in a canonical form: a chain of one agent has no hop."""
-    plain = OmegaConf.to_container(cfg, resolve=True)
-    assert isinstance(plain, dict)
-    kept = {str(key): value for key, value in plain.items() if key not in _OUTSIDE}
+def plain(cfg: DictConfig) -> dict[str, Any]:
+    """The config as plain values, resolved."""
+    values = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()}
+
+
+def scientific(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything in a plain config that can change a result, in a canonical form: a chain of one agent has no hop."""
+    kept = {key: value for key, value in values.items() if key not in _OUTSIDE}
     for phase in _PHASES:
-        kept[phase].pop("enabled")
+        kept[phase] = {key: value for key, value in kept[phase].items() if key != "enabled"}
     kept["latency"].pop("repeats")  # like limit: more of them extend
-    for group in ("model", "task"):
-        kept[group].pop("path", None)  # what is there is what counts, and meta.json holds its identity
-    if cfg.chain == 1:
-        for key in ("strategy", "link", "latency", "fidelity", "donor", "think_steps", "max_agent_tokens", "receiver", "question"):
-            kept[key] = None
+    kept["link"] = {key: value for key, value in kept["link"].items() if key not in _PATIENCE}
+    for group in ("model", "task"):  # what is at a path is what counts, and meta.json holds its identity
+        kept[group] = {key: value for key, value in kept[group].items() if key != "path"}
+    if values["chain"] == 1:
+        kept |= dict.fromkeys(_HOPS)
         kept["roles"] = {"solver": kept["roles"]["solver"]}
-    return kept
+    return {key: _canonical(value) for key, value in kept.items()}
+
+
+def _canonical(value: Any) -> Any:
+    """4.0 as 4, so that both spellings are one cell."""
+    if isinstance(value, dict):
+        return {key: _canonical(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_canonical(one) for one in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def identify(cfg: DictConfig) -> Identity:
     """The cell of a config."""
-    short = digest.of_json(scientific(cfg))[:10]
-    strategy = "single" if cfg.chain == 1 else strategy_name(cfg.strategy)
-    names = cfg.model.name if not cfg.receiver else f"{cfg.model.name}+{cfg.receiver}"
-    return Identity(str(cfg.study), f"{names}-{strategy}-c{cfg.chain}-{short}", short, strategy)
+    return identify_plain(plain(cfg))
+
+
+def identify_plain(values: Mapping[str, Any]) -> Identity:
+    """The cell of a plain config."""
+    short = digest.of_json(scientific(values))[:10]
+    single, model, receiver = values["chain"] == 1, values["model"]["name"], values["receiver"]
+    strategy = "single" if single else strategy_name(values["strategy"])
+    names = model if not receiver else f"{model}+{receiver}"
+    return Identity(str(values["study"]), f"{names}-{strategy}-c{values['chain']}-{short}", short, strategy)

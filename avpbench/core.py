@@ -124,17 +124,20 @@ class Queries:
 class Captured:
     """What the engine kept of a turn's passes, as far as somebody asked for it (avpbench.engine.capture).
 
-    `window` are the last tokens' queries, `probes` some of the whole turn. `surprisal_T`, `entropy_T` and
-    `confidence_T`, in nats and as a probability, are of the turn's tokens from position `first` on, each as predicted
-    by what stood before it. `demand_S` is how much the gold continuation attends to each position: fidelity only.
+    The turn's tokens stand from position `first` on, those that it said itself from `said` on. `window` are the last
+    tokens' queries, `probes` some of the whole turn. `surprisal_T`, `entropy_T` and `confidence_T`, in nats and as a
+    probability, are of the turn's tokens, each as predicted by what stood before it. `demand_S` is how much the gold
+    continuation attends to each position: fidelity only.
     """
 
     first: int = 0
+    said: int = 0
     window: Queries | None = None
     probes: Queries | None = None
     surprisal_T: Float[Tensor, " T"] | None = None
     entropy_T: Float[Tensor, " T"] | None = None
     confidence_T: Float[Tensor, " T"] | None = None
+    hidden_TE: Float[Tensor, "T E"] | None = None
     demand_S: Float[Tensor, " S"] | None = None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import xxhash
@@ -16,6 +17,14 @@ def of_text(text: str) -> str:
 def of_json(value: Any) -> str:
     """The same for plain values, whatever order their keys are in."""
     return of_text(json.dumps(value, sort_keys=True))
+
+
+def of_source(package: Path) -> str:
+    """A hash over a package's source, wherever it is installed."""
+    hasher = xxhash.xxh3_64()
+    for path in sorted(package.rglob("*.py")):
+        hasher.update(f"{path.relative_to(package)}".encode() + path.read_bytes())
+    return hasher.hexdigest()
 
 
 def seed_of(text: str) -> int:

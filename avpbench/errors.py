@@ -1,10 +1,20 @@
 """The errors a user can meet. Each message names what was given, what was wanted and what to do."""
 
+from typing import TypeVar
+
+E = TypeVar("E", bound=Exception)
+
 
 def cause(error: BaseException) -> str:
     """What went wrong below, in a line: the error's kind and the first line of its message."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def bare(error: E) -> E:
+    """The error without where it happened: kept for later, it must not keep a whole run alive."""
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)
 
 
 class AvpBenchError(Exception):
@@ -23,12 +33,28 @@ class IncompatibleModels(AvpBenchError, ValueError):
     """A strategy cannot carry context from this sender to this receiver."""
 
 
+class StateError(AvpBenchError, ValueError):
+    """A hidden state that cannot be handed over, because it is not a number."""
+
+
 class WireError(AvpBenchError, ValueError):
     """A parcel that is corrupt, truncated, oversized, or from a model that is not the receiver's."""
 
 
+class LinkError(AvpBenchError):
+    """A peer in another process that is dead, silent, too slow, a stranger, or does not keep to the protocol."""
+
+
 class RecordsError(AvpBenchError, ValueError):
     """A folder of records that is held by another run, foreign, or in conflict with this run."""
+
+
+class InUse(RecordsError):
+    """A folder of records that another run holds, or has taken over."""
+
+
+class LaunchFailed(AvpBenchError):
+    """A launcher, a scheduler or a child process did not do its part."""
 
 
 class GateFailed(AvpBenchError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,6 +13,8 @@ import yaml
 from avpbench.checks import near
 from avpbench.config import CONF, groups
 from avpbench.errors import ConfigError
+
+_FOLDER = ("--config-dir", "-cd")
 
 
 def is_sweep(words: Sequence[str]) -> bool:
@@ -24,9 +27,10 @@ def check(words: Sequence[str], commands: Sequence[str] = ()) -> None:
 
     Flags and hydra's own pass.
     """
-    choices = groups()
-    keys = set(_all_keys(CONF))
-    for word in words:
+    own = own_folders(words)
+    choices = groups(own)
+    keys = {key for conf in (CONF, *own) for key in _all_keys(conf)}
+    for word in without_folders(words):
         if word.startswith(("-", "hydra", "+", "~")):
             continue
         key, separator, value = word.partition("=")
@@ -34,6 +38,9 @@ def check(words: Sequence[str], commands: Sequence[str] = ()) -> None:
         if not separator:
             hint = near(key, [*commands, *choices, *keys])
             raise ConfigError(f"{word!r} is not KEY=VALUE{hint}; python -m avpbench --help lists the keys")
+        if key == "experiment" and ("," in value or not is_sweep(words)):
+            wanted = "one study at a time" if is_sweep(words) else f"a study is a grid: python -m avpbench -m {word}"
+            raise ConfigError(f"{word}: {wanted}")
         if key in choices:
             _check_choices(key, value, choices[key])
         elif key == "receiver" or key.startswith("roles."):
@@ -44,6 +51,22 @@ def check(words: Sequence[str], commands: Sequence[str] = ()) -> None:
             raise ConfigError(f"unknown key {key!r}{near(key, [*choices, *keys])}; python -m avpbench --help lists the keys")
         if "," in value and value[0] not in "[{('\"" and not is_sweep(words):
             raise ConfigError(f"{word} names several values; a grid of cells wants -m: python -m avpbench -m {' '.join(words)}")
+
+
+def own_folders(words: Sequence[str]) -> list[Path]:
+    """The folders of `--config-dir`: the user's own configs, studies above all. Raises ConfigError where one is not there."""
+    found = [Path(word.partition("=")[2]) for word in words if word.startswith("--config-dir=")]
+    found += [Path(after) for word, after in itertools.pairwise(words) if word in _FOLDER]
+    for folder in found:
+        if not folder.is_dir():
+            raise ConfigError(f"--config-dir {folder}: there is no such folder; name one with experiment/NAME.yaml or other groups in it")
+    return [folder.resolve() for folder in found]
+
+
+def without_folders(words: Sequence[str]) -> list[str]:
+    """The words but for `--config-dir DIR`."""
+    after = {place + 1 for place, word in enumerate(words) if word in _FOLDER}
+    return [w for place, w in enumerate(words) if place not in after and w not in _FOLDER and not w.startswith("--config-dir=")]
 
 
 def _check_choices(group: str, value: str, known: Sequence[str]) -> None:
@@ -59,7 +82,20 @@ def _all_keys(conf: Path) -> Iterator[str]:
         text = path.read_text(encoding="utf-8")
         is_global = path.parent == conf or text.startswith("# @package _global_")
         package = "" if is_global else ".".join(path.parent.relative_to(conf).parts) + "."
-        yield from _dotted(yaml.safe_load(text) or {}, package)
+        body = yaml.safe_load(text) or {}
+        yield from _dotted(body, package)
+        for entry in body.get("defaults", ()):  # another group's choice as a part: /strategy@projected: projected
+            place = next(iter(entry)) if isinstance(entry, dict) else ""
+            if place.startswith("/") and "@" in place:
+                group, _, name = place[1:].partition("@")
+                yield from (f"{package}{name}.{key}" for key in _group_keys(conf / group))
+
+
+def _group_keys(folder: Path) -> Iterator[str]:
+    """Every key that some choice of this group defines, seen from within the group."""
+    for path in folder.rglob("*.yaml"):
+        inner = "".join(f"{part}." for part in path.parent.relative_to(folder).parts)
+        yield from _dotted(yaml.safe_load(path.read_text(encoding="utf-8")) or {}, inner)
 
 
 def _dotted(value: Any, prefix: str) -> Iterator[str]:

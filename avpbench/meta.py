@@ -13,19 +13,22 @@ from pathlib import Path
 from typing import Any, final
 
 import torch
-import xxhash
 
 from avpbench import digest
 from avpbench.cell import Cell
 from avpbench.config import Identity
+from avpbench.engine.engine import Engine
+from avpbench.engine.work import work_of
 from avpbench.errors import RecordsError, cause
+from avpbench.meter import measured_rates
 from avpbench.progress import say
 from avpbench.prompts import prompt_hash
+from avpbench.store import read_json
 
-_SESSION = ("began", "host", "gates", "git", "versions", "cuda", "driver", "threads", "command", "notes")
+_SESSION = ("began", "host", "gates", "git", "versions", "cuda", "driver", "threads", "command", "notes", "spent")
 _PACKAGE = Path(__file__).parent
 _COMPUTING = ("torch", "transformers", "tokenizers")  # another version may compute something else
-_VERSIONS = ("torch", "transformers", "tokenizers", "hydra-core", "omegaconf", "datasets", "wandb", "safetensors", "numpy")
+_VERSIONS = ("torch", "transformers", "tokenizers", "hydra-core", "omegaconf", "datasets", "wandb", "safetensors", "numpy", "pyzmq")
 
 
 @final
@@ -52,8 +55,19 @@ class Meta:
     command: list[str]
     began: str
     config: dict[str, Any]
+    roofline: dict[str, Any] | None  # the device's measured rates and a pass's work; None where nothing is timed
     resumed_anyway: list[dict[str, Any]]  # what differed when somebody went on all the same, ever
+    spent: dict[str, dict[str, float]]  # seconds and how many of what, by phase, once the run ends: what plans estimate from
+    num_samples: int  # of this run's limit
     earlier: list[dict[str, Any]]  # the sessions that came before in this folder: their own fields of _SESSION
+
+
+def read(folder: Path) -> Meta:
+    """What a run's folder says of it. Raises RecordsError where it says something else."""
+    try:
+        return Meta(**read_json(folder / "meta.json"))
+    except TypeError as error:
+        raise RecordsError(f"{folder / 'meta.json'} is not a run's of this version ({cause(error)})") from error
 
 
 def describe(identity: Identity, cell: Cell, config: dict[str, Any]) -> Meta:
@@ -72,7 +86,7 @@ def describe(identity: Identity, cell: Cell, config: dict[str, Any]) -> Meta:
             "dtype": first.spec.dtype,
             "device": device_name(first.device),
             "libraries": ", ".join(f"{name} {_version(name)}" for name in _COMPUTING),
-            "code": code_hash(),
+            "code": digest.of_source(_PACKAGE),
             "prompts": prompt_hash(),
         },
         models=[asdict(engine.spec) | {"commit": engine.commit} for engine in engines],
@@ -89,9 +103,16 @@ def describe(identity: Identity, cell: Cell, config: dict[str, Any]) -> Meta:
         command=sys.argv,
         began=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         config=config,
+        roofline=_roofline(cell.agents[-1].engine) if config["latency"]["enabled"] else None,
         resumed_anyway=[],
+        spent={},
+        num_samples=cell.num_samples,
         earlier=[],
     )
+
+
+def _roofline(engine: Engine) -> dict[str, Any]:
+    return asdict(measured_rates(engine.device, engine.model.dtype, torch.get_num_threads())) | asdict(work_of(engine))
 
 
 def admit(folder: Path, about: Meta, resume: str) -> Meta:
@@ -109,7 +130,7 @@ def admit(folder: Path, about: Meta, resume: str) -> Meta:
     try:
         before = json.loads(path.read_text())
         old, was, mixed = before["identity"], before["cell"], before["resumed_anyway"]
-        about = replace(about, earlier=[*before["earlier"], {key: before[key] for key in _SESSION}])
+        about = replace(about, earlier=[*before["earlier"], {key: before.get(key) for key in _SESSION}])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RecordsError(
             f"{folder} holds records, and {path.name} beside them is not a run's ({cause(error)}); move the folder away, or"
@@ -142,14 +163,6 @@ def _set_aside(folder: Path) -> None:
 def device_name(device: torch.device) -> str:
     """The device's own name, e.g. of the GPU; for a CPU its architecture."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu-{platform.machine()}"
-
-
-def code_hash() -> str:
-    """A hash over the package's source, wherever it is installed."""
-    hasher = xxhash.xxh3_64()
-    for path in sorted(_PACKAGE.rglob("*.py")):
-        hasher.update(f"{path.relative_to(_PACKAGE)}".encode() + path.read_bytes())
-    return hasher.hexdigest()
 
 
 def _driver() -> str | None:

@@ -1,4 +1,4 @@
-"""The only timer: a monotonic clock, the device's events, and memory.
+"""The only timer: a monotonic clock, the device's events, and memory. Light to import: torch is asked only about a GPU.
 
 On CUDA a total begins and ends with a synchronisation; stages inside it are events on the stream, which are cheap but
 not free, so totals and stages come from separate repeats.
@@ -9,13 +9,18 @@ from __future__ import annotations
 import os
 import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
-from typing import final
+from typing import TYPE_CHECKING, final
 
-import torch
+from avpbench.limits import Rates
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 
 def now_s() -> float:
@@ -26,6 +31,8 @@ def now_s() -> float:
 def synchronize(device: torch.device) -> None:
     """Waits until the device has done all its work."""
     if device.type == "cuda":
+        import torch
+
         torch.cuda.synchronize(device)
 
 
@@ -55,6 +62,7 @@ class Stages:
 
     device: torch.device
     _marks: list[tuple[str, object, object]] = field(default_factory=list)
+    _charged: list[tuple[str, float]] = field(default_factory=list)
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
@@ -62,8 +70,15 @@ class Stages:
         yield
         self._marks.append((name, begin, self._mark()))
 
+    def charge(self, name: str, seconds: float) -> None:
+        """Books seconds that were modelled, not spent."""
+        self._marks.append((name, 0.0, 0.0))
+        self._charged.append((name, seconds))
+
     def _mark(self) -> object:
         if self.device.type == "cuda":
+            import torch
+
             event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
             event.record()
             return event
@@ -75,6 +90,8 @@ class Stages:
         spent: dict[str, float] = {}
         for name, begin, end in self._marks:
             spent[name] = spent.get(name, 0.0) + _between_s(begin, end)
+        for name, seconds in self._charged:
+            spent[name] += seconds
         return spent
 
 
@@ -92,6 +109,9 @@ class NoStages:
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
         yield
+
+    def charge(self, name: str, seconds: float) -> None:
+        """Nothing is booked."""
 
     def seconds(self) -> None:
         """Nothing was measured."""
@@ -118,6 +138,8 @@ def reset_peak(device: torch.device) -> int:
         Path("/proc/self/clear_refs").write_text("5")
     if device.type != "cuda":
         return 0
+    import torch
+
     torch.cuda.reset_peak_memory_stats(device)
     return torch.cuda.memory_allocated(device)
 
@@ -127,6 +149,8 @@ def memory(device: torch.device) -> Memory:
     rss = _peak_rss_bytes()
     if device.type != "cuda":
         return Memory(None, None, None, rss)
+    import torch
+
     return Memory(torch.cuda.max_memory_allocated(device), torch.cuda.max_memory_reserved(device), _nvml_bytes(device), rss)
 
 
@@ -140,6 +164,7 @@ def _peak_rss_bytes() -> int:
 
 def _nvml_bytes(device: torch.device) -> int | None:
     import pynvml
+    import torch
 
     try:
         pynvml.nvmlInit()
@@ -149,3 +174,38 @@ def _nvml_bytes(device: torch.device) -> int | None:
     except pynvml.NVMLError:
         return None
     return next((row.usedGpuMemory for row in rows if row.pid == os.getpid()), None)
+
+
+_TRIES = 5
+
+
+@lru_cache(maxsize=8)
+def measured_rates(device: torch.device, dtype: torch.dtype, threads: int) -> Rates:
+    """What a copy and a matrix product reach here, once a process; the best of a few, since a limit must not be too low.
+
+    `threads` is torch's number of threads, which a CPU's rates depend on. Takes under a second, and 256 MiB (CUDA: 2 GiB).
+    """
+    import torch
+
+    assert threads == torch.get_num_threads()
+    on_cuda = device.type == "cuda"
+    size, edge = (2**30, 8192) if on_cuda else (2**27, 1024)
+    source, target = torch.ones(size, dtype=torch.uint8, device=device), torch.zeros(size, dtype=torch.uint8, device=device)
+    copy_s = _best_s(device, lambda: target.copy_(source))
+    upload_s = None
+    if on_cuda:
+        staged = torch.ones(2**28, dtype=torch.uint8, pin_memory=True)
+        upload_s = _best_s(device, lambda: target[: 2**28].copy_(staged))
+    a, b = (torch.ones(edge, edge, dtype=dtype, device=device) for _ in range(2))
+    matmul_s = _best_s(device, lambda: torch.mm(a, b))
+    return Rates(2 * size / copy_s, None if upload_s is None else 2**28 / upload_s, 2 * edge**3 / matmul_s)
+
+
+def _best_s(device: torch.device, act: Callable[[], Tensor]) -> float:
+    act()
+    spent = []
+    for _ in range(_TRIES):
+        with total(device) as took:
+            act()
+        spent.append(took.seconds)
+    return min(spent)

@@ -19,7 +19,8 @@ from avpbench.agents import Agent, Speak, Think
 from avpbench.core import AgentState, KVCache, Prefix, Prompt
 from avpbench.engine.batch import Start
 from avpbench.engine.capture import CAPTURES
-from avpbench.engine.engine import Engine, Speech
+from avpbench.engine.continuation import Speech
+from avpbench.engine.engine import Engine
 from avpbench.engine.sampling import Sampling, generator
 from avpbench.links.direct import Direct
 from avpbench.strategies.raw import Raw

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence, Set
+from collections.abc import Callable, Sequence, Set
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, Protocol, Self, TypeVar, final
@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Generic, Literal, Protocol, Self, TypeVar, fin
 from avpbench.errors import RecordsError, cause
 
 CLOCKS = ("host", "handoff", "device", "stages")
+EXPORT = "export"  # one more, where the sender lives in this process
 Status = Literal["ok", "truncated", "fallback", "oom", "error"]
 
 
@@ -47,12 +48,17 @@ class HopRecord:
     cache_bytes: int
     num_values: int | None  # keys and values that the parcel stands for, dropped ones included; None where it carries none
     stages_s: dict[str, float] | None
+    bandwidth_bps: float | None = None  # what the link was held to, bits a second; None: nothing
+    modelled_s: float | None = None  # of the hop's seconds: charged for the link as bytes / bandwidth, not spent
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class SampleRecord:
-    """One problem through the whole chain. `batch_size` is what it ran at; `error` says what went wrong, if it did."""
+    """One problem through the whole chain. `batch_size` is what it ran at; `error` says what went wrong, if it did.
+
+    `end_to_end_s` is the chain's time from the first prompt to the last id; None where it ran in a batch.
+    """
 
     sample_id: str
     gold: str
@@ -64,6 +70,7 @@ class SampleRecord:
     hops: tuple[HopRecord, ...]
     batch_size: int
     error: str | None = None
+    end_to_end_s: float | None = None
 
     @classmethod
     def from_json(cls, row: dict[str, Any]) -> Self:
@@ -89,6 +96,8 @@ class LatencyRecord:
     wire_bytes: int
     process: str
     aa: bool  # the second run of one strategy in a block, for the A/A gate
+    modelled_s: float | None = None  # of `seconds`: charged for the link as bytes / bandwidth, not spent
+    limit_s: float | None = None  # the least that this process's measured rates allow (limits.py); None for other clocks than TTFT
 
     @classmethod
     def from_json(cls, row: dict[str, Any]) -> Self:
@@ -136,10 +145,13 @@ R = TypeVar("R", bound=Record)
 
 @final
 class Journal(Generic[R]):
-    """An append-only file of records of one kind, a line of JSON each, on the disk before `append` returns."""
+    """An append-only file of records of one kind, a line of JSON each, on the disk before `append` returns.
 
-    def __init__(self, path: Path, kind: type[R]) -> None:
-        self.path, self._kind = path, kind
+    `guard` is asked before every line; it raises where the file is not ours to write.
+    """
+
+    def __init__(self, path: Path, kind: type[R], guard: Callable[[], None] | None = None) -> None:
+        self.path, self._kind, self._guard = path, kind, guard
 
     def read(self) -> list[R]:
         """Every whole line. A torn last line is cut off the file; any other broken line raises RecordsError."""
@@ -163,6 +175,8 @@ class Journal(Generic[R]):
 
     def append(self, record: R) -> None:
         """Writes a record as one line and waits until the disk has it. Raises RecordsError where it cannot."""
+        if self._guard is not None:
+            self._guard()
         line = json.dumps(asdict(record), ensure_ascii=False).encode() + b"\n"
         try:
             before = self.path.stat().st_size if self.path.exists() else 0
@@ -179,6 +193,14 @@ class Journal(Generic[R]):
                 f"cannot write {self.path}: {error.strerror}. Every earlier record is safe; make room or choose another"
                 " folder (results=DIR), then run the same command again to go on"
             ) from error
+
+
+def make_folder(folder: Path) -> None:
+    """Makes a folder and those above it. Raises RecordsError where it cannot."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RecordsError(f"cannot make {folder}: {error.strerror}; choose another folder with results=DIR") from error
 
 
 def write_json(path: Path, value: Any) -> None:

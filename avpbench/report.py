@@ -6,7 +6,9 @@ from collections.abc import Sequence
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
+from rich.text import Text
 
+from avpbench.breakeven import BreakEven
 from avpbench.progress import console
 from avpbench.summary import RESIDUAL_LIMIT, Summary, Times
 
@@ -22,8 +24,26 @@ def bytes_text(value: float | None) -> str:
     return f"{value:.2f} GiB"
 
 
+def rate_text(bits_per_s: float) -> str:
+    """A bandwidth with a decimal unit."""
+    for unit, size in (("Tbps", 1e12), ("Gbps", 1e9), ("Mbps", 1e6), ("Kbps", 1e3)):
+        if bits_per_s >= size:
+            return f"{bits_per_s / size:.3g} {unit}"
+    return f"{bits_per_s:.3g} bps"
+
+
+def _regime(regime: BreakEven) -> str:
+    if regime.break_even_bps is None:
+        return regime.break_even or "-"
+    return f"{'>' if regime.break_even == 'above' else '<'} {rate_text(regime.break_even_bps)}"
+
+
 def _number(value: float | None, digits: int, suffix: str = "") -> str:
     return "-" if value is None else f"{value:.{digits}f}{suffix}"
+
+
+def _interval(value: float | None, low: float | None, high: float | None, digits: int) -> str:
+    return "-" if value is None or low is None or high is None else f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
 def _ms(value: float | None) -> str:
@@ -31,14 +51,16 @@ def _ms(value: float | None) -> str:
 
 
 _SETTINGS = {  # left unsaid where they are these
-    "model": "", "chain": "", "context": "", "question": "first", "donor": "self", "think": "0", "seed": "0",
-    "controller": "-", "codec": "-", "budget": "-",
+    "model": "", "chain": "", "context": "", "question": "first", "donor": "self", "link": "direct", "bandwidth": "-", "think": "0",
+    "seed": "0", "controller": "-", "codec": "-", "budget": "-",
 }  # fmt: skip
-_OPTIONAL = ("bits", "KL")  # left out where nothing has them
+_OPTIONAL = ("bits", "KL", "eta", "break-even", "F")  # left out where nothing has them
 _NOTE = (
     "tokens: a sample, all agents' turns; wire: a sample, all hops; bits: of all bytes, a value; cache: largest K/V of a turn;"
     " TTFT: last hop, batch 1, prefix + new tokens, from bytes in host memory; speed-up: geometric mean of re-prefill's TTFT / its"
-    " own in the same blocks of the same cell; compare speed-ups between rows, not times"
+    " own in the same blocks of the same cell; compare speed-ups between rows, not times; eta: the device's limit / TTFT; break-even: the"
+    " bandwidth from which the hand-off beats re-prefill, at the F that re-prefill achieved here; (m): charged as bytes / bandwidth,"
+    " not measured"
 )
 
 
@@ -54,6 +76,8 @@ def columns(summary: Summary) -> dict[str, str]:
         "context": str(subject.context_tokens),
         "question": subject.question,
         "donor": subject.donor,
+        "link": subject.link or _SETTINGS["link"],
+        "bandwidth": subject.bandwidth or "-",
         "think": str(subject.think_steps),
         "seed": str(subject.seed),
         "strategy": subject.strategy,
@@ -68,11 +92,15 @@ def columns(summary: Summary) -> dict[str, str]:
         "generated": _number(quality.generated_tokens, 0),
         "wire": bytes_text(quality.wire_bytes),
         "bits": _number(quality.mean_bits, 2),
-        "KL": _number(summary.kl, 4),
+        "KL": _interval(summary.fidelity.kl, summary.fidelity.kl_low, summary.fidelity.kl_high, 4),
         "prefix + new": "-" if times.prefix_tokens is None else f"{times.prefix_tokens:.0f} + {times.new_tokens:.0f}",
         "TTFT": _ms(times.ttft_host_s),
         "speed-up": _number(times.ttft_host_speedup, 2, "x"),
-        "hand-off": _ms(times.handoff_s),
+        "eta": _number(times.ttft_host_eta, 2),
+        "hand-off": _ms(times.handoff_s) + (" (m)" if times.modelled_s else ""),
+        "export": _ms(times.export_s),
+        "break-even": _regime(summary.regime),
+        "F": "-" if summary.regime.reprefill_flops is None else f"{summary.regime.reprefill_flops / 1e12:.3g} TFLOP/s",
         "cache": bytes_text(quality.peak_cache_bytes),
     }
 
@@ -86,16 +114,17 @@ def tables(summaries: Sequence[Summary], title: str) -> list[Table]:
     title = ", ".join([title, *(f"{k} {v}" for k, v in same.items() if v != _SETTINGS[k])])
     widths = [max(len(k), *(len(row[k]) for row in rows)) for k in rows[0]]
     if sum(widths) + 2 * len(widths) <= console.width and len(rows) > 1:
-        return [_table(title, list(rows[0]), [list(row.values()) for row in rows])]
+        return [table(title, list(rows[0]), [list(row.values()) for row in rows])]
     fit = max(1, (console.width - 12) // (2 + max(len(v) for row in rows for v in row.values())))
     parts = [rows[k : k + fit] for k in range(0, len(rows), fit)]
     return [
-        _table(title, ["", *(r["strategy"] for r in part)], [[k, *(r[k] for r in part)] for k in part[0] if k != "strategy"])
+        table(title, ["", *(r["strategy"] for r in part)], [[k, *(r[k] for r in part)] for k in part[0] if k != "strategy"])
         for part in parts
     ]
 
 
-def _table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """A table for people, its first column to the left."""
     shown = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 2, 0, 0), show_edge=False)
     for k, name in enumerate(header):
         shown.add_column(name, justify="right" if k else "left", no_wrap=True)
@@ -124,9 +153,16 @@ def stages_text(times: Times) -> str | None:
     return f"stages (ms, repeats of their own): {parts}; residual against the hand-off clock {times.stages_residual:.1%}{noisy}"
 
 
-def show_comparison(done: Sequence[Summary], failed: Sequence[str]) -> None:
-    """One table of a multirun's cells, and a line for each that failed."""
+def show_comparison(done: Sequence[Summary], failed: Sequence[tuple[str, str]]) -> None:
+    """One table of a multirun's cells, and one of those that failed: what was given, and why."""
     if done:
         show_tables(done, "comparison")
-    for line in failed:
-        console.print(f"failed: {line}", markup=False, style="red")
+    if failed:
+        console.print()
+        shown = Table(title="failed cells", title_justify="left", box=SIMPLE_HEAD, padding=(0, 2, 0, 0), show_edge=False)
+        shown.add_column("cell", overflow="fold", ratio=1)
+        shown.add_column("why", overflow="fold", ratio=2)
+        for row in failed:
+            shown.add_row(*(Text(word) for word in row))
+        console.print(shown)
+        console.print("tracebacks: failure.json in each cell's folder", style="dim", markup=False)

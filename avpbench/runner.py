@@ -13,39 +13,46 @@ from typing import Any, final
 
 from omegaconf import DictConfig, OmegaConf
 
-from avpbench import meta
+from avpbench import breakeven, meta
 from avpbench.build import build
 from avpbench.cell import Cell
 from avpbench.config import Identity, identify
-from avpbench.errors import ConfigError, IncompatibleModels, OutOfMemory
+from avpbench.engine.work import work_of
+from avpbench.errors import ConfigError, IncompatibleModels, LinkError, OutOfMemory
+from avpbench.failures import recorded
 from avpbench.gates import Gate, check, require
-from avpbench.lock import held
+from avpbench.job import cell_folder
+from avpbench.lock import Hold, held
 from avpbench.meter import memory, reset_peak
 from avpbench.phases import fidelity, latency, quality
 from avpbench.progress import say
 from avpbench.records import FidelityRecord, Journal, LatencyRecord, SampleRecord, read_samples, write_json, write_text
 from avpbench.report import show_tables, stages_text
 from avpbench.setup import Plan, cell_of, plan
-from avpbench.stop import stop_requested
+from avpbench.spent import Spent
+from avpbench.stop import Preempted, stop_requested
 from avpbench.strategies.raw import Raw
 from avpbench.strategies.strategy import Parts, Strategy
-from avpbench.summary import Peaks, Subject, Summary, clocks, divergence, score
+from avpbench.summary import REFERENCE, Peaks, Subject, Summary, clocks, divergence, score
 from avpbench.trackers.tracker import Tracker
 
 
 def execute(cfg: DictConfig, explain: bool = True) -> Summary:
     """Runs one resolved config and returns its summary. `explain`: say what the columns of its table mean.
 
-    Raises AvpBenchError for what cannot run, KeyboardInterrupt after Ctrl-C: what was done is kept, and the same
-    command goes on from there.
+    Raises AvpBenchError for what cannot run, KeyboardInterrupt after Ctrl-C and Preempted after SIGTERM or SIGUSR2: what
+    was done is kept, and the same command goes on from there.
     """
+    spent = Spent()
     wanted = plan(cfg)
     identity = identify(cfg)
-    folder = Path(cfg.results) / identity.study / identity.folder
+    folder = cell_folder(cfg)
     say(f"cell: {identity.folder}")
-    cell = cell_of(cfg, wanted)
-    with held(folder), _logged(folder), stop_requested() as check_stop:
-        return _Run(cfg, identity, folder, cell, wanted, explain).go(check_stop)
+    with stop_requested() as check_stop, recorded(folder):
+        cell = cell_of(cfg, wanted)
+        check_stop()
+        with held(folder, cfg.wait_s) as hold, _logged(folder), _staffed(cell):
+            return _Run(cfg, identity, folder, cell, wanted, explain, hold, spent).go(check_stop)
 
 
 @final
@@ -57,6 +64,8 @@ class _Run:
     cell: Cell
     wanted: Plan
     explain: bool
+    hold: Hold
+    spent: Spent
 
     def go(self, check_stop: Callable[[], None]) -> Summary:
         cfg, cell, folder = self.cfg, self.cell, self.folder
@@ -64,6 +73,7 @@ class _Run:
         about = meta.admit(folder, meta.describe(self.identity, cell, config), cfg.resume)
         self._say_what_is_here()
         about = replace(about, gates=[asdict(gate) for gate in self._gates()])
+        self.spent.ready()
         write_json(folder / "meta.json", asdict(about))
         write_text(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
         tracker: Tracker = build(cfg.tracker)
@@ -76,8 +86,11 @@ class _Run:
             samples = self._samples()
             summary = self._summary(samples, peaks)
             write_json(folder / "summary.json", summary.row())
+            write_json(folder / "meta.json", asdict(replace(about, spent=self.spent.phases)))
             check_stop()  # what was asked for during the last block stops a multirun
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, Preempted) as stop:
+            if isinstance(stop, Preempted):
+                tracker.preempted()
             count = len(self._samples())
             say(f"stopped; {count} of {cell.num_samples} samples are kept in {folder}. The same command goes on from there.")
             raise
@@ -87,7 +100,7 @@ class _Run:
         return summary
 
     def _say_what_is_here(self) -> None:
-        here, timed = len(self._samples()), len({row.block for row in self._timed().read()})
+        here, timed = len(self._samples()), len(self._blocks())
         if here or timed:
             say(f"resuming: {here} of {self.cell.num_samples} samples and {timed} timed blocks are here already and are used again")
 
@@ -108,9 +121,11 @@ class _Run:
         weights_bytes = reset_peak(device)
         fresh = 0
         if self.cfg.quality.enabled:
-            for record in quality.run(self.cell, Journal(self.folder / "samples.jsonl", SampleRecord), check_stop):
-                tracker.sample(record)
-                fresh += 1
+            journal = Journal(self.folder / "samples.jsonl", SampleRecord, self.hold.confirm)
+            with self.spent("quality", lambda: fresh):
+                for record in quality.run(self.cell, journal, check_stop):
+                    tracker.sample(record)
+                    fresh += 1
         earlier = self.folder / "summary.json"
         if not fresh and earlier.exists():
             before = json.loads(earlier.read_text())
@@ -128,11 +143,13 @@ class _Run:
         if self.cfg.latency.enabled:
             rivals = [r for r in self.wanted.rivals if self._possible(r, f"latency is not compared with {r.label}")]
             try:
-                latency.run(self.cell, [self.wanted.strategy, *rivals], self.wanted.timing, self._timed(), check_stop)
-            except (OutOfMemory, ConfigError) as error:
+                with self.spent("latency", lambda: len(self._blocks())):
+                    latency.run(self.cell, [self.wanted.strategy, *rivals], self.wanted.timing, self._timed(), check_stop)
+            except (OutOfMemory, ConfigError, LinkError) as error:
                 say(f"latency stops before its last block: {error}")
         if self.cfg.fidelity.enabled:
-            fidelity.run(self.cell, self._scored(), check_stop)
+            with self.spent("fidelity", lambda: len(self._scored().read())):
+                fidelity.run(self.cell, self._scored(), check_stop)
 
     def _possible(self, strategy: Strategy, otherwise: str) -> bool:
         try:
@@ -143,10 +160,13 @@ class _Run:
         return True
 
     def _timed(self) -> Journal[LatencyRecord]:
-        return Journal(self.folder / "latency.jsonl", LatencyRecord)
+        return Journal(self.folder / "latency.jsonl", LatencyRecord, self.hold.confirm)
+
+    def _blocks(self) -> set[int]:
+        return {row.block for row in self._timed().read()}
 
     def _scored(self) -> Journal[FidelityRecord]:
-        return Journal(self.folder / "fidelity.jsonl", FidelityRecord)
+        return Journal(self.folder / "fidelity.jsonl", FidelityRecord, self.hold.confirm)
 
     def _ids(self) -> set[str]:
         return {self.cell.task.problem(i).id for i in range(self.cell.num_samples)}
@@ -165,6 +185,7 @@ class _Run:
             model=cell.agents[0].engine.spec.name,
             task=cell.task.name,
             strategy=self.identity.strategy,
+            label=self.identity.strategy if cell.settings.chain == 1 else self.wanted.strategy.label,
             controller=parts.controller,
             codec=parts.codec,
             budget_bits=parts.budget_bits,
@@ -172,12 +193,15 @@ class _Run:
             context_tokens=cell.context_tokens,
             question=cell.settings.question,
             donor=cell.settings.donor,
+            link=None if cell.settings.chain == 1 else self.wanted.link.kind,
+            bandwidth=None if cell.settings.chain == 1 else self.wanted.link.rate,
             think_steps=cell.settings.think_steps,
             seed=cell.settings.seed,
         )
-        exact = cell.agents[-1].engine.device.type == "cuda"
-        times = clocks(self._timed().read(), self.wanted.strategy.label, exact)
-        return Summary(subject, score(samples), divergence(scored), times, peaks)
+        engine, label, timed = cell.agents[-1].engine, self.wanted.strategy.label, self._timed().read()
+        times = clocks(timed, label, engine.device.type == "cuda")
+        regime = breakeven.measure(timed, label, REFERENCE, self.wanted.link.bandwidth_bps, work_of(engine))
+        return Summary(subject, score(samples), divergence(scored), times, regime, peaks)
 
     def _tell(self, summary: Summary, samples: list[SampleRecord], notes: list[str]) -> None:
         show_tables([summary], self.identity.folder, self.explain)
@@ -190,6 +214,16 @@ class _Run:
         for note in notes:
             say(f"note: {note}")
         say(f"records: {self.folder}")
+
+
+@contextmanager
+def _staffed(cell: Cell) -> Iterator[None]:
+    """Ends the processes that agents live in."""
+    try:
+        yield
+    finally:
+        if cell.crew is not None:
+            cell.crew.close()
 
 
 @contextmanager

@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import json
-import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 import torch
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
+from avpbench import legal
 from avpbench.build import build
-from avpbench.cell import Cell, Settings, check_problems
-from avpbench.checks import one_of, whole
-from avpbench.config import model_config, strategy_config
+from avpbench.cell import Cell, Settings, check_hops, check_problems
+from avpbench.config import model_config, plain, role_models, strategy_config
 from avpbench.engine.capture import DEMAND
 from avpbench.engine.engine import Engine
-from avpbench.engine.load import Source, load, locate, resolve_device, resolve_dtype, tokenizer_of
+from avpbench.engine.load import KEPT, Source, locate, resolve_device, resolve_dtype, spec_of, tokenizer_of
 from avpbench.engine.sampling import Sampling
-from avpbench.errors import ConfigError, NotFound
-from avpbench.links.link import Link
+from avpbench.errors import NotFound
+from avpbench.links.link import Link, Posts
 from avpbench.meter import now_s
 from avpbench.phases.latency import Timing
 from avpbench.progress import say
-from avpbench.prompts import roles
 from avpbench.strategies.strategy import Strategy
 from avpbench.tasks.task import Task
 
@@ -34,42 +32,35 @@ _SMALL_BYTES = 64 * 2**20
 @final
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a config asks for, checked, with nothing loaded yet. `rivals` are what the strategy is timed against."""
+    """What a config asks for, checked, with nothing loaded yet. `rivals` are what the strategy is timed against.
+
+    `written` are the configs of the strategy and the rivals, as JSON.
+    """
 
     settings: Settings
     strategy: Strategy
     rivals: tuple[Strategy, ...]
+    written: tuple[str, ...]
     link: Link
     timing: Timing
 
 
 def plan(cfg: DictConfig) -> Plan:
     """Raises ConfigError for a value or a combination that cannot run."""
-    whole("seed", cfg.seed, 0)
-    whole("threads", cfg.threads, 1, null="as many as pay")
-    if not re.fullmatch(r"[\w.-]+", str(cfg.study)):
-        raise ConfigError(f"study must be a name of letters, digits and . _ -, got {cfg.study!r}")
-    if not isinstance(cfg.latency.against, ListConfig):
-        raise ConfigError(f"latency.against must be a list, got {cfg.latency.against!r}; write latency.against=[{cfg.latency.against}]")
-    if not isinstance(cfg.results, str):
-        raise ConfigError(f"results must be a folder, got {cfg.results!r}")
-    one_of("resume", cfg.resume, ("auto", "anyway", "never"))
-    one_of("gates", cfg.gates, ("fast", "full", "off"))
+    values = plain(cfg)
+    legal.check_values(values)
     chosen = settings(cfg)
     strategy: Strategy = build(cfg.strategy)
-    if chosen.think_steps and chosen.chain > 1 and not strategy.thinks:
-        raise ConfigError(
-            f"strategy={strategy.kind} hands over words, and agents that think (think_steps={chosen.think_steps}) say none;"
-            " set think_steps=0, or choose strategy=raw or reprefill"
-        )
-    if DEMAND in strategy.needs and (cfg.quality.enabled or cfg.latency.enabled):
-        raise ConfigError(
-            f"{strategy.label} knows the gold continuation, which only the fidelity phase has: set quality=off latency=off fidelity=on"
-        )
-    rivals = tuple(r for r in (build(strategy_config(name)) for name in cfg.latency.against) if r.label != strategy.label)
+    legal.check_thinking(strategy.kind, strategy.thinks, values)
+    legal.check_speaking(strategy.kind, strategy.speaks, values)
+    if DEMAND in strategy.needs:
+        legal.check_gold(strategy.label, values)
+    configs = [strategy_config(name) for name in cfg.latency.against]
+    rivals = tuple(r for r in map(build, configs) if r.label != strategy.label)
+    written = tuple(json.dumps(OmegaConf.to_container(config, resolve=True)) for config in (cfg.strategy, *configs))
     c = cfg.latency
     timing = Timing(c.repeats, c.warmup, c.new_tokens, c.prefix_tokens, aa=cfg.gates == "full")
-    return Plan(chosen, strategy, rivals, build(cfg.link), timing)
+    return Plan(chosen, strategy, rivals, written, build(cfg.link), timing)
 
 
 def settings(cfg: DictConfig) -> Settings:
@@ -86,14 +77,17 @@ def settings(cfg: DictConfig) -> Settings:
         max_new_tokens=cfg.max_new_tokens,
         max_agent_tokens=cfg.max_agent_tokens,
         batch_size=cfg.batch_size,
+        script_tokens=cfg.script_tokens,
     )
 
 
 def cell_of(cfg: DictConfig, wanted: Plan | None = None) -> Cell:
     """The cell, its models loaded. Raises NotFound, ConfigError or IncompatibleModels."""
     wanted = wanted or plan(cfg)
-    task, engines = _load(cfg, wanted.settings)
-    return Cell.build(wanted.settings, task, engines, wanted.strategy, wanted.link, cfg.limit)
+    task, engines = _load(cfg, wanted)
+    cell = Cell.build(wanted.settings, task, engines, wanted.strategy, wanted.link, cfg.limit)
+    posts = Posts(cell.agents, sources_of(cfg, wanted.settings.chain), wanted.written)
+    return replace(cell, crew=wanted.link.crew(posts))
 
 
 def _source(model: DictConfig) -> Source:
@@ -107,15 +101,13 @@ def _source(model: DictConfig) -> Source:
 
 def sources_of(cfg: DictConfig, chain: int) -> list[Source]:
     """A source an agent: the receiver plays every second one, a role's own model goes before both."""
-    found = []
-    for place, role in enumerate(roles(chain)):
-        other = cfg.roles[role] or (cfg.receiver if place % 2 else None)
-        found.append(_source(model_config(other) if other else cfg.model))
-    return found
+    names = role_models({"chain": chain, "roles": cfg.roles, "receiver": cfg.receiver})
+    return [_source(model_config(name, cfg.model) if name else cfg.model) for name in names]
 
 
-def _load(cfg: DictConfig, chosen: Settings) -> tuple[Task, list[Engine]]:
-    """Looks up data and models, reports all that is missing at once, then loads."""
+def _load(cfg: DictConfig, wanted: Plan) -> tuple[Task, list[Engine]]:
+    """Looks up data and models, reports all that is missing at once, refuses pairs by who they are, then loads."""
+    chosen = wanted.settings
     sources = sources_of(cfg, chosen.chain)
     missing = []
     task: Task | None = None
@@ -135,9 +127,11 @@ def _load(cfg: DictConfig, chosen: Settings) -> tuple[Task, list[Engine]]:
     check_problems(chosen, task, cfg.limit)
     device = resolve_device(cfg.device)
     dtype = resolve_dtype(cfg.dtype, device)
-    say(f"loading {', '.join(dict.fromkeys(one.name for one in sources))} on {device}")
+    check_hops([spec_of(one, dtype) for one in sources], wanted.strategy, wanted.link)
+    names = ", ".join(dict.fromkeys(one.name for one in sources))
+    say(f"{names} on {device} is loaded already" if KEPT.holds(sources, device, dtype) else f"loading {names} on {device}")
     began = now_s()
-    engines = [load(one, device, dtype) for one in sources]
+    engines = KEPT.load(sources, device, dtype)
     small = max(engine.weight_bytes for engine in engines) < _SMALL_BYTES
     torch.set_num_threads(cfg.threads or (1 if small else _ALL_THREADS))
     for engine in dict.fromkeys(engines):

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, final
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Self, TypeVar, final
 
-from avpbench.records import CLOCKS, FidelityRecord, LatencyRecord, SampleRecord, whole_blocks
+import numpy as np
+
+from avpbench.breakeven import BreakEven
+from avpbench.records import CLOCKS, EXPORT, FidelityRecord, LatencyRecord, SampleRecord, whole_blocks
 
 AA_LIMIT = 0.02
 RESIDUAL_LIMIT = 0.02
@@ -23,6 +26,7 @@ class Subject:
     model: str
     task: str
     strategy: str
+    label: str  # the strategy with its parts, as latency records name it
     controller: str | None
     codec: str | None
     budget_bits: float | None
@@ -30,6 +34,8 @@ class Subject:
     context_tokens: int
     question: str
     donor: str
+    link: str | None  # None: there is no hop
+    bandwidth: str | None  # what the link is held to, and whether the stream is shaped or the seconds are modelled
     think_steps: int
     seed: int
 
@@ -53,6 +59,7 @@ class Quality:
     cache_bytes: float | None
     mean_bits: float | None  # of all bytes, a value that they stand for; None where no K/V crossed as bytes
     peak_cache_bytes: float | None  # the largest turn's
+    end_to_end_s: float | None  # the whole chain; None where samples ran in batches
 
 
 @final
@@ -63,10 +70,16 @@ class Times:
     ttft_host_s: float | None
     ttft_device_s: float | None
     handoff_s: float | None
+    export_s: float | None  # the export call and what the controller's captures cost the sender's passes
+    modelled_s: float | None  # of handoff_s: charged for the link, not spent; None: all of it is measured
     reference_ttft_host_s: float | None  # re-prefill's, in the same blocks
     reference_ttft_device_s: float | None
     ttft_host_speedup: float | None  # None too where the A/A gate did not hold
     ttft_device_speedup: float | None
+    ttft_host_eta: float | None  # limit / measured; None too where the device's rates were not measured
+    ttft_device_eta: float | None
+    reference_ttft_host_eta: float | None
+    reference_ttft_device_eta: float | None
     stages_s: dict[str, float] | None  # None too where they were withheld: see the residual
     stages_residual: float | None  # the share of the hand-off clock, from repeats without stages, that no stage explains
     num_blocks: int
@@ -74,6 +87,30 @@ class Times:
     new_tokens: float | None
     aa_log_ratio_low: float | None
     aa_log_ratio_high: float | None
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Fidelity:
+    """How far the gold continuation is from raw's at the receiver, over problems; None where it was not measured.
+
+    KL and NLL in nats a token, with 95% bootstrap intervals; flips are the share of tokens whose likeliest one changed;
+    `attention_error` what is read amiss in the prefix, a mean over layers.
+    """
+
+    num_scored: int
+    kl: float | None
+    kl_low: float | None
+    kl_high: float | None
+    kl_median: float | None
+    kl_p99: float | None
+    nll_difference: float | None
+    nll_difference_low: float | None
+    nll_difference_high: float | None
+    top1_flips: float | None
+    top1_flips_low: float | None
+    top1_flips_high: float | None
+    attention_error: float | None
 
 
 @final
@@ -88,20 +125,34 @@ class Peaks:
     peak_rss_bytes: int | None
 
 
+P = TypeVar("P", Subject, Quality, Fidelity, Times, BreakEven, Peaks)
+
+
 @final
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """One run in numbers. `kl` is None where fidelity was not measured."""
+    """One run in numbers."""
 
     subject: Subject
     quality: Quality
-    kl: float | None
+    fidelity: Fidelity
     times: Times
+    regime: BreakEven
     peaks: Peaks
 
     def row(self) -> dict[str, Any]:
         """One flat row of all of it: what summary.json holds."""
-        return asdict(self.subject) | asdict(self.quality) | {"kl": self.kl} | asdict(self.times) | asdict(self.peaks)
+        parts = (self.subject, self.quality, self.fidelity, self.times, self.regime, self.peaks)
+        return {name: value for part in parts for name, value in asdict(part).items()}
+
+    @classmethod
+    def from_row(cls, row: dict[str, Any]) -> Self:
+        """The summary that `row()` flattened."""
+
+        def part(kind: type[P]) -> P:
+            return kind(**{field.name: row[field.name] for field in fields(kind)})
+
+        return cls(part(Subject), part(Quality), part(Fidelity), part(Times), part(BreakEven), part(Peaks))
 
 
 def score(samples: Sequence[SampleRecord]) -> Quality:
@@ -125,6 +176,7 @@ def score(samples: Sequence[SampleRecord]) -> Quality:
         cache_bytes=mean(sum(h.cache_bytes for h in s.hops) for s in ran) if hops else None,
         mean_bits=mean(bits for s in ran if (bits := _bits(s)) is not None),
         peak_cache_bytes=mean(max(t.kv_bytes for t in s.turns) for s in ran),
+        end_to_end_s=mean(s.end_to_end_s for s in ran if s.end_to_end_s is not None),
     )
 
 
@@ -134,9 +186,28 @@ def _bits(sample: SampleRecord) -> float | None:
     return 8 * sum(size for size, _ in carried) / sum(values for _, values in carried) if carried else None
 
 
-def divergence(fidelity: Sequence[FidelityRecord]) -> float | None:
-    """The mean over problems of the KL from raw's logits, in nats a token."""
-    return mean(f.kl for f in fidelity)
+def divergence(scored: Sequence[FidelityRecord]) -> Fidelity:
+    """What the fidelity phase came to."""
+    kl, nll, flips = [f.kl for f in scored], [f.nll - f.raw_nll for f in scored], [f.top1_flips for f in scored]
+    intervals = [_bootstrap(values) for values in (kl, nll, flips)]
+    return Fidelity(
+        len(scored), mean(kl), *intervals[0], _quantile(kl, 0.5), _quantile(kl, 0.99), mean(nll), *intervals[1], mean(flips), *intervals[2],
+        mean(sum(f.attention_errors) / len(f.attention_errors) for f in scored if f.attention_errors),
+    )  # fmt: skip
+
+
+def _quantile(values: Sequence[float], q: float) -> float | None:
+    return float(np.quantile(values, q)) if values else None
+
+
+def _bootstrap(values: Sequence[float]) -> tuple[float | None, float | None]:
+    """The 95% percentile interval of the mean, from 2,000 seeded resamples."""
+    if not values:
+        return None, None
+    rng, sample = np.random.default_rng(0), np.array(values)
+    means = [sample[rng.integers(len(sample), size=len(sample))].mean() for _ in range(2000)]
+    low, high = np.quantile(means, (0.025, 0.975))
+    return float(low), float(high)
 
 
 def clocks(latency: Sequence[LatencyRecord], strategy: str, exact: bool = False) -> Times:
@@ -150,7 +221,7 @@ def clocks(latency: Sequence[LatencyRecord], strategy: str, exact: bool = False)
     own = {c: [r.seconds for r in whole if (r.strategy, r.clock, r.aa) == (strategy, c, False)] for c in CLOCKS}
     reference = {c: [r.seconds for r in whole if (r.strategy, r.clock, r.aa) == (REFERENCE, c, False)] for c in CLOCKS}
     aa = aa_interval(whole, strategy)
-    staged = [r.stages_s for r in whole if r.strategy == strategy and r.stages_s and not r.aa]
+    staged = [r.stages_s for r in whole if (r.strategy, r.clock, r.aa) == (strategy, "stages", False) and r.stages_s]
     stages = {name: sum(s[name] for s in staged) / len(staged) for name in staged[0]} if staged else None
     residual = 1 - sum(stages.values()) * len(own["handoff"]) / sum(own["handoff"]) if stages else None
     if exact and residual is not None and abs(residual) > RESIDUAL_LIMIT:
@@ -159,10 +230,18 @@ def clocks(latency: Sequence[LatencyRecord], strategy: str, exact: bool = False)
         ttft_host_s=mean(own["host"]),
         ttft_device_s=mean(own["device"]),
         handoff_s=mean(own["handoff"]),
+        export_s=mean(r.seconds for r in whole if (r.strategy, r.clock, r.aa) == (strategy, EXPORT, False)),
+        modelled_s=mean(
+            r.modelled_s for r in whole if r.modelled_s is not None and (r.strategy, r.clock, r.aa) == (strategy, "handoff", False)
+        ),
         reference_ttft_host_s=mean(reference["host"]),
         reference_ttft_device_s=mean(reference["device"]),
         ttft_host_speedup=speedup(whole, strategy, "host"),
         ttft_device_speedup=speedup(whole, strategy, "device"),
+        ttft_host_eta=eta(whole, strategy, "host"),
+        ttft_device_eta=eta(whole, strategy, "device"),
+        reference_ttft_host_eta=eta(whole, REFERENCE, "host"),
+        reference_ttft_device_eta=eta(whole, REFERENCE, "device"),
         stages_s=stages,
         stages_residual=residual,
         num_blocks=len(own["host"]),
@@ -180,6 +259,13 @@ def speedup(latency: Sequence[LatencyRecord], strategy: str, clock: str) -> floa
         return None
     pairs = _blocks(latency, clock, (strategy, False), (REFERENCE, False))
     return math.exp(sum(math.log(b / a) for a, b in pairs) / len(pairs)) if pairs else None
+
+
+def eta(latency: Sequence[LatencyRecord], strategy: str, clock: str) -> float | None:
+    """How near the roofline: limit / measured, over sums; None without records or limits."""
+    rows = [r for r in latency if (r.strategy, r.clock, r.aa) == (strategy, clock, False)]
+    limits = [r.limit_s for r in rows if r.limit_s is not None]
+    return sum(limits) / sum(r.seconds for r in rows) if rows and len(limits) == len(rows) else None
 
 
 def aa_interval(latency: Sequence[LatencyRecord], strategy: str) -> tuple[float, float] | None:

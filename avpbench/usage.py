@@ -9,6 +9,12 @@ avpbench: how should language-model agents hand context to each other?
 
   python -m avpbench [run] KEY=VALUE ...     one cell; records under results/runs
   python -m avpbench -m KEY=A,B ...          a grid of cells and a table that compares them
+  python -m avpbench -m experiment=NAME      a study: its own grid, under its own name
+  python -m avpbench plan -m KEY=A,B ...     cells done, partial, to do, impossible; memory, time; [--json] [--probe]
+  python -m avpbench list [KIND]             models, strategies, controllers, codecs, tasks, studies, a line each
+  python -m avpbench status [STUDY]          how far a study is, live; [results=DIR] [--once] [--json]
+  python -m avpbench verify DIR              grades and sums up every run in it again; says what differs
+  python -m avpbench sync DIR                W&B runs made anew from records whose offline log was lost
   python -m avpbench show KEY=VALUE ...      one problem's prompts and chain; nothing is run
 
 Examples:
@@ -19,7 +25,10 @@ Examples:
   python -m avpbench model=llama8b model.load=dummy task=wordmath context=8192 quality=off
 
 Choices (KEY=NAME):"""
-_SHOWN = ("task/gsm8k", "task/wordmath", "strategy/quantized", "latency/on", "tracker/wandb", "model/tiny")
+_SHOWN = (
+    "task/gsm8k", "task/wordmath", "strategy/quantized", "strategy/projected", "strategy/auto", "latency/on", "link/remote",
+    "tracker/wandb", "model/tiny",
+)  # fmt: skip
 
 
 def usage() -> str:

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from avpbench.build import build
 from avpbench.cell import Cell, Settings
@@ -43,6 +45,48 @@ def dummy(model_type: str = "llama", seed: int = 0, **changes: object) -> Engine
         "initializer_range": 0.3,
     } | changes  # fmt: skip
     return load(Source(f"dummy-{model_type}", load="dummy", shape=json.dumps(shape), seed=seed), CPU, torch.float32)
+
+
+TEMPLATE = (
+    "{% for m in messages %}<s>{{ m['role'] }}\n{{ m['content'] }}</s>{% endfor %}{% if add_generation_prompt %}<s>assistant\n{% endif %}"
+)
+
+
+def trained(folder: Path, style: str, size: int) -> PreTrainedTokenizerFast:
+    """A BPE tokenizer of another vocabulary, trained on stories: `bytes` writes a space as GPT-2 does, `pieces` as SentencePiece."""
+    made = Tokenizer(models.BPE(byte_fallback=style == "pieces"))
+    symbols = pre_tokenizers.ByteLevel.alphabet() if style == "bytes" else [f"<0x{b:02X}>" for b in range(256)]
+    if style == "bytes":
+        made.pre_tokenizer, made.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    else:
+        made.pre_tokenizer, made.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    trainer = trainers.BpeTrainer(
+        vocab_size=size, special_tokens=["<s>", "</s>"], initial_alphabet=symbols if style == "bytes" else [], show_progress=False
+    )
+    made.train_from_iterator([TASK.problem(i).question + TASK.problem(i).solution for i in range(100)], trainer)
+    if style == "pieces":
+        made.add_tokens(symbols)
+    wrapped = PreTrainedTokenizerFast(tokenizer_object=made, bos_token="<s>", eos_token="</s>", chat_template=TEMPLATE)
+    wrapped.save_pretrained(folder)
+    return wrapped
+
+
+def stranger(folder: Path, style: str = "bytes", size: int = 600) -> Engine:
+    """A small random Llama with a tokenizer of its own, loaded from an ordinary folder."""
+    tokenizer = trained(folder, style, size)
+    torch.manual_seed(1)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer) + 7, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        head_dim=24, max_position_embeddings=4096, initializer_range=0.3,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return load(Source("stranger", path=str(folder)), CPU, torch.float32)
+
+
+@pytest.fixture(scope="session")
+def foreign(tmp_path_factory: pytest.TempPathFactory) -> Engine:
+    """Another architecture with another vocabulary, head size and hidden size."""
+    return stranger(tmp_path_factory.mktemp("foreign"))
 
 
 @pytest.fixture(scope="session")
@@ -86,6 +130,14 @@ def has(module: str) -> bool:
         return importlib.util.find_spec(module) is not None
     except ModuleNotFoundError:
         return False
+
+
+def strategies() -> list[Any]:
+    """Every strategy's name; a peer that is not installed is skipped with that reason."""
+    names = sorted(p.stem for p in (CONF / "strategy").glob("*.yaml"))
+    return [
+        pytest.param(n, marks=pytest.mark.skipif(n.startswith("avp_") and not has("avp"), reason="avp is not installed")) for n in names
+    ]
 
 
 def codecs() -> list[Any]:

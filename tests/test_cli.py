@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from conftest import has
 from omegaconf import OmegaConf
 
 from avpbench.build import build
-from avpbench.config import CONF, compose
+from avpbench.config import compose, groups
 from avpbench.errors import ConfigError
 from avpbench.hints import check
 
-GROUPS = {p.name: sorted(f.stem for f in p.glob("*.yaml")) for p in CONF.iterdir() if p.is_dir()}
+GROUPS = groups()
 
 
 def avpbench(*words: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -32,7 +34,7 @@ def test_help_imports_nothing_heavy() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "HEAVY []" in done.stdout
     assert "how should language-model agents hand context" in done.stdout
-    assert "strategy: adaptive, blank" in done.stdout
+    assert "strategy: adaptive, auto" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -55,7 +57,13 @@ def test_did_you_mean(words: list[str], message: str) -> None:
         check(words, ("run", "show"))
 
 
-@pytest.mark.parametrize("word", ["strategy=raw,text", "chain=1,2", "model=qwen0.5b", "model.load=dummy", "task.path=/x", "latency=off"])
+@pytest.mark.parametrize(
+    "word",
+    [
+        "strategy=raw,text", "chain=1,2", "model=qwen0.5b", "model.load=dummy", "task.path=/x", "latency=off",
+        "strategy.projected.states=all", "strategy.quantized.controller.pool=3", "strategy.of.top_k=4",
+    ],
+)  # fmt: skip
 def test_what_is_right_passes_and_the_same_with_a_slip_does_not(word: str) -> None:
     check(["-m", "hydra.verbose=true", word])
     with pytest.raises(ConfigError, match="unknown"):
@@ -128,30 +136,41 @@ def test_a_multirun_compares_its_cells(tmp_path: Path) -> None:
     done = avpbench(*words, "max_new_tokens=20", "max_agent_tokens=10", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     comparison = done.stdout[done.stdout.index("comparison") :]
-    assert comparison.count("single") == 2
+    assert comparison.count("single") == 1  # a chain of one is one cell, whatever the strategy
     assert "blank" in comparison
     assert "raw" in comparison
     assert "speed-up" in comparison
-    assert done.stdout.count("task: wordmath") == 4
+    assert done.stdout.count("task: wordmath") == 3
     assert done.stdout.count("tokens: a sample") == 1
     assert {p.name for p in tmp_path.iterdir()} <= {"adhoc", ".multirun"}
 
 
 @pytest.mark.slow
 def test_a_failed_cell_does_not_cost_the_comparison(tmp_path: Path) -> None:
-    words = ["-m", "context=0,9999", "chain=2", "limit=2", "latency=off", "tracker=console", "max_new_tokens=8", f"results={tmp_path}"]
+    words = [
+        "-m",
+        "model.path=null,/nowhere",
+        "chain=2",
+        "limit=2",
+        "latency=off",
+        "tracker=console",
+        "max_new_tokens=8",
+        f"results={tmp_path}",
+    ]
     done = avpbench(*words, cwd=tmp_path)
     assert done.returncode == 1
     assert "comparison" in done.stdout
-    (failed,) = [line for line in done.stdout.splitlines() if line.startswith("failed: ")]
-    assert "context=9999" in failed
-    assert "ConfigError: context=9999 does not fit tiny" in failed
+    table = done.stdout[done.stdout.index("failed cells") :]
+    assert re.search(r"^model.path=/nowhere +NotFound: no model: looked for /nowhere/config.json", table, re.MULTILINE)
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.filterwarnings("ignore:(?s).*is validated against ConfigStore schema")  # the launchers' own names: as in avpbench.job
 @pytest.mark.parametrize(("group", "name"), [(g, n) for g, names in GROUPS.items() for n in names])
 def test_every_yaml_composes(group: str, name: str) -> None:
-    cfg = compose([f"{group}={name}"])
+    if name.startswith("avp_") and group == "strategy" and not has("avp"):
+        pytest.skip("avp is not installed")
+    cfg = compose([*(["strategy=quantized"] if group.startswith("strategy/") else []), f"{group}={name}"])
     if group in ("strategy", "link", "tracker"):
         assert build(cfg[group]) is not None
     if group == "model" and name != "tiny":

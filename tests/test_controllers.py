@@ -20,7 +20,8 @@ from avpbench.controllers.snapkv import SnapKV
 from avpbench.controllers.uniform import Uniform, strided
 from avpbench.core import AgentState
 from avpbench.engine.capture import CAPTURES
-from avpbench.engine.engine import Engine, Speech
+from avpbench.engine.continuation import Speech
+from avpbench.engine.engine import Engine
 from avpbench.engine.sampling import Sampling, generator
 from avpbench.errors import ControllerError
 from avpbench.links.direct import Direct

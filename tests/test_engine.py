@@ -10,7 +10,9 @@ from conftest import CPU, dummy
 
 from avpbench.core import LATENT, KVCache, Prefix
 from avpbench.engine.batch import Start
-from avpbench.engine.engine import Continuation, Engine, Speech
+from avpbench.engine.capture import CAPTURES
+from avpbench.engine.continuation import Continuation, Speech
+from avpbench.engine.engine import Engine
 from avpbench.engine.load import Source, load, resolve_device, resolve_dtype
 from avpbench.engine.realign import Realign
 from avpbench.engine.sampling import Sampling, generator
@@ -195,7 +197,6 @@ def test_untied_realignment_solves_the_least_squares() -> None:
     realigned = Realign(engine.model, len(engine.tokenizer))(h, torch.zeros(3, 1000))
     direction = torch.nn.functional.normalize(realigned, dim=-1)
     torch.testing.assert_close(direction, torch.nn.functional.normalize(h, dim=-1), atol=1e-3, rtol=1e-3)
-    load.cache_clear()
 
 
 def test_score_is_the_log_probability_of_what_was_said(engine: Engine) -> None:
@@ -246,7 +247,6 @@ def test_a_copy_of_a_model_is_the_same_model(tiny: Engine, tmp_path: object) -> 
     assert copy.spec == again.spec
     copy.model.get_input_embeddings().weight.data[5, 0] += 1
     copy.model.save_pretrained(tmp_path, max_shard_size="1MB")
-    load.cache_clear()
     assert load(Source("renamed", path=str(tmp_path)), CPU, torch.float32).spec != again.spec
 
 
@@ -270,3 +270,26 @@ def test_what_is_missing_is_named(tmp_path: object) -> None:
 def test_bad_sampling_is_refused(temperature: float, top_p: float) -> None:
     with pytest.raises(ConfigError):
         Sampling(temperature, top_p)
+
+
+def test_reciting_is_speaking_the_script_in_one_pass(tiny: Engine) -> None:
+    """Rows of unlike lengths: the same ids, caches and captures, up to rounding."""
+    rows = [Start(Prefix(), tuple(range(40, 40 + n))) for n in (5, 60)]
+    stop = next(iter(tiny.stop_ids))
+    scripts = [tuple(range(10, 45)), (7, 8, 9, stop)]
+    slow = tiny.speak(rows, [speech(50, script=s) for s in scripts], GREEDY, needs=CAPTURES)
+    fast = tiny.recite(rows, scripts, needs=CAPTURES)
+    for a, b in zip(slow, fast, strict=True):
+        assert (a.token_ids, a.new_ids, a.finish, a.cached_tokens, a.prefilled_tokens) == (
+            b.token_ids, b.new_ids, b.finish, b.cached_tokens, b.prefilled_tokens,
+        )  # fmt: skip
+        assert torch.equal(a.cache.positions_T, b.cache.positions_T)
+        for ours, theirs in zip((*a.cache.keys_HTD, *a.cache.values_HTD), (*b.cache.keys_HTD, *b.cache.values_HTD), strict=True):
+            assert torch.allclose(ours, theirs, atol=1e-4)
+        assert (a.captured.first, a.captured.said) == (b.captured.first, b.captured.said)
+        for name in ("window", "probes"):
+            once, again = getattr(a.captured, name), getattr(b.captured, name)
+            assert torch.equal(once.positions_P, again.positions_P)
+            assert all(torch.allclose(x, y, atol=2e-4) for x, y in zip(once.layers, again.layers, strict=True))
+        for name in ("surprisal_T", "entropy_T", "confidence_T"):
+            assert torch.allclose(getattr(a.captured, name), getattr(b.captured, name), atol=1e-3)

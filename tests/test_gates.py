@@ -17,8 +17,8 @@ from avpbench.config import strategy_config
 from avpbench.controllers.controller import plan_bytes
 from avpbench.core import AgentState, KVCache, Parcel, Prefix
 from avpbench.engine.batch import Batch, Start
-from avpbench.engine.engine import Engine, Prefilled
-from avpbench.engine.load import load
+from avpbench.engine.continuation import Prefilled
+from avpbench.engine.engine import Engine
 from avpbench.errors import GateFailed
 from avpbench.links.direct import Direct
 from avpbench.probe import Probe, disagreement
@@ -202,7 +202,6 @@ def test_detections_need_a_model_that_looks_at_positions(monkeypatch: pytest.Mon
     results = {g.name: g for g in gates.check(blind, agents(blind), full=True)}
     assert not results["shifted_position_detected"].passed
     assert not results["shown_pad_detected"].passed
-    load.cache_clear()
 
 
 def test_the_floor_covers_legitimate_orders(engine: Engine) -> None:

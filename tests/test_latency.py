@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,10 +16,10 @@ from avpbench.engine.engine import Engine
 from avpbench.errors import ConfigError
 from avpbench.phases import latency
 from avpbench.phases.latency import Timing
-from avpbench.records import CLOCKS, Journal, LatencyRecord
+from avpbench.records import CLOCKS, EXPORT, FidelityRecord, Journal, LatencyRecord
 from avpbench.strategies.raw import Raw
 from avpbench.strategies.reprefill import Reprefill
-from avpbench.summary import aa_interval, clocks, speedup, wilson
+from avpbench.summary import aa_interval, clocks, divergence, speedup, wilson
 
 OWN = Timing(repeats=1, warmup=0, new_tokens=None, prefix_tokens=None, aa=False)
 
@@ -36,9 +37,9 @@ def timed(engine: Engine, tmp_path: Path, names: tuple[str, ...] = ("raw", "repr
 
 def test_every_block_has_every_strategy_and_clock(tiny: Engine, tmp_path: Path) -> None:
     rows = timed(tiny, tmp_path)
-    assert len(rows) == 3 * 3 * 4
+    assert len(rows) == 3 * 3 * (len(CLOCKS) + 1)
     assert {(r.block, r.strategy, r.clock) for r in rows} == {
-        (b, s, c) for b in range(3) for s in ("raw", "reprefill", "text") for c in ("host", "device", "handoff", "stages")
+        (b, s, c) for b in range(3) for s in ("raw", "reprefill", "text") for c in (*CLOCKS, EXPORT)
     }
     orders = [tuple(r.strategy for r in rows if r.block == b and r.clock == "host") for b in range(3)]
     assert len(set(orders)) > 1
@@ -55,7 +56,21 @@ def test_stages_are_parts_of_their_total(tiny: Engine, tmp_path: Path) -> None:
             assert list(r.stages_s) == ["export", "encode", "transfer", "decode", "inject", "prefill", "first_token", "generate"]
             assert 0.5 * r.seconds < sum(r.stages_s.values()) <= r.seconds
         else:
-            assert r.stages_s is None
+            assert (r.stages_s is not None) == (r.clock == "export")
+
+
+def test_export_counts_what_capturing_costs(tiny: Engine, tmp_path: Path) -> None:
+    """Pairs of passes for a controller that needs captures; the call alone for who needs none."""
+    for name in ("raw", "adaptive", "uniform"):
+        (tmp_path / name).mkdir()
+    rows = {s: [r for r in timed(tiny, tmp_path / s, (s,)) if r.clock == "export"] for s in ("raw", "adaptive", "uniform")}
+    for name, several in rows.items():
+        for r in several:
+            assert r.stages_s is not None
+            spent = dict(r.stages_s)
+            assert list(spent) == (["call", "captured", "bare"] if name == "adaptive" else ["call"])
+            assert r.seconds == pytest.approx(spent["call"] + spent.get("captured", 0) - spent.get("bare", 0))
+            assert min(spent.values()) > 0
 
 
 def test_raw_and_reprefill_are_timed_on_the_same_tokens(tiny: Engine, tmp_path: Path) -> None:
@@ -90,7 +105,7 @@ def test_what_a_crash_left_of_a_block_does_not_count(tiny: Engine, tmp_path: Pat
     path = tmp_path / "latency.jsonl"
     path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-3]))
     rows = timed(tiny, tmp_path, ("raw", "reprefill"), repeats=2)
-    assert [len([r for r in rows if r.block == b]) for b in range(3)] == [8, 5, 8]
+    assert [len([r for r in rows if r.block == b]) for b in range(3)] == [10, 7, 10]
     assert clocks(rows, "raw").num_blocks == 2
 
 
@@ -108,13 +123,13 @@ def test_blocks_without_aa_do_not_count_for_aa(tiny: Engine, tmp_path: Path) -> 
     plain = timed(tiny, tmp_path, ("raw", "reprefill"), repeats=2)
     rows = timed(tiny, tmp_path, ("raw", "reprefill"), repeats=2, aa=True)
     assert rows[: len(plain)] == plain
-    assert sum(r.aa for r in rows) == 2 * 4
+    assert sum(r.aa for r in rows) == 2 * (len(CLOCKS) + 1)
     assert {r.block for r in rows} == {0, 1, 2, 3}
 
 
 def test_aa_runs_a_strategy_twice(tiny: Engine, tmp_path: Path) -> None:
     rows = timed(tiny, tmp_path, ("raw", "reprefill"), aa=True)
-    assert sum(r.aa for r in rows) == 3 * 4
+    assert sum(r.aa for r in rows) == 3 * (len(CLOCKS) + 1)
     assert aa_interval(rows, "raw") is not None
 
 
@@ -161,3 +176,23 @@ def test_wilson_agrees_with_a_worked_example() -> None:
     assert high == pytest.approx(0.3662, abs=5e-5)
     assert wilson(0, 0) == (None, None)
     assert math.isclose(wilson(0, 10)[0] or 0.0, 0.0, abs_tol=1e-12)
+
+
+def test_fidelity_comes_with_intervals() -> None:
+    """The bootstrap of a mean is near the normal one, and is the same each time."""
+    rng = random.Random(0)
+    rows = [FidelityRecord(str(k), 9, rng.expovariate(10), 1.5 + rng.gauss(0, 0.1), 1.25, 0.1, [0.1, 0.3]) for k in range(400)]
+    found = divergence(rows)
+    assert found.kl is not None
+    assert found.kl_low is not None
+    assert found.kl_high is not None
+    half = 1.96 * 0.1 / 20
+    assert found.kl == pytest.approx(0.1, abs=2 * half)
+    assert found.kl - found.kl_low == pytest.approx(half, rel=0.2)
+    assert found.kl_high - found.kl == pytest.approx(half, rel=0.2)
+    assert found.kl_median == pytest.approx(0.0693, rel=0.15)
+    assert found.kl_p99 == pytest.approx(0.46, rel=0.3)
+    assert found.nll_difference == pytest.approx(0.25, abs=0.02)
+    assert found.attention_error == pytest.approx(0.2)
+    assert found == divergence(rows)
+    assert divergence([]).kl is None

@@ -1,10 +1,7 @@
-"""Records are durable: torn lines are cut, full disks lose nothing, two runs never share a folder."""
+"""Records are durable: torn lines are cut, full disks lose nothing."""
 
 from __future__ import annotations
 
-import json
-import os
-import socket
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -90,65 +87,20 @@ def test_an_unwritable_folder_is_named(tmp_path: Path) -> None:
         write_json(tmp_path / "nowhere" / "x.json", {})
 
 
-def test_two_runs_never_share_a_folder(tmp_path: Path) -> None:
-    with held(tmp_path / "cell"), pytest.raises(RecordsError, match=f"in use by process {os.getpid()} on"), held(tmp_path / "cell"):
-        pass
-    with held(tmp_path / "cell"):
-        assert (tmp_path / "cell" / "lock").exists()
-    assert list((tmp_path / "cell").iterdir()) == []
+def test_a_guard_is_asked_before_every_line(tmp_path: Path) -> None:
+    """What has lost its lock writes nothing more."""
+    ours = [True]
 
+    def guard() -> None:
+        if not ours[0]:
+            raise RecordsError("taken over")
 
-def test_a_dead_holder_is_taken_over(tmp_path: Path) -> None:
-    gone = subprocess.Popen(["true"])
-    gone.wait()
-    lock = {"host": socket.gethostname(), "pid": gone.pid, "started": "1"}
-    (tmp_path / "lock").write_text(json.dumps(lock))
-    with held(tmp_path):
-        assert json.loads((tmp_path / "lock").read_text())["pid"] == os.getpid()
-
-
-def test_a_reused_process_number_is_not_the_holder(tmp_path: Path) -> None:
-    (tmp_path / "lock").write_text(json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "started": "0"}))
-    with held(tmp_path):
-        assert json.loads((tmp_path / "lock").read_text())["started"] != "0"
-
-
-@pytest.mark.parametrize("said", ["", "{", "[]", "{}"])
-def test_a_lock_that_says_nothing_is_taken_over(tmp_path: Path, said: str) -> None:
-    (tmp_path / "lock").write_text(said)
-    with held(tmp_path):
-        assert json.loads((tmp_path / "lock").read_text())["pid"] == os.getpid()
-
-
-def test_of_two_that_find_a_dead_lock_one_gets_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The other process takes over between our look at the dead lock and our removing it."""
-    dead = json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "started": "0"})
-    living = subprocess.Popen(["sleep", "30"])
-    (tmp_path / "lock").write_text(dead)
-    rename = os.rename
-    taken = []
-
-    def late(source: Path, target: Path) -> None:
-        if not taken:
-            started = Path(f"/proc/{living.pid}/stat").read_text().rsplit(")", 1)[1].split()[19]
-            Path(source).write_text(json.dumps({"host": socket.gethostname(), "pid": living.pid, "started": started}))
-            taken.append(1)
-        rename(source, target)
-
-    monkeypatch.setattr(os, "rename", late)
-    try:
-        with pytest.raises(RecordsError, match=f"in use by process {living.pid}"), held(tmp_path):
-            pass
-        assert json.loads((tmp_path / "lock").read_text())["pid"] == living.pid
-    finally:
-        living.kill()
-        living.wait()
-
-
-def test_a_holder_elsewhere_is_believed(tmp_path: Path) -> None:
-    (tmp_path / "lock").write_text(json.dumps({"host": "other-node", "pid": 1, "started": "1"}))
-    with pytest.raises(RecordsError, match="process 1 on other-node"), held(tmp_path):
-        pass
+    journal = Journal(tmp_path / "x.jsonl", Row, guard)
+    journal.append(Row(1))
+    ours[0] = False
+    with pytest.raises(RecordsError, match="taken over"):
+        journal.append(Row(2))
+    assert journal.read() == [Row(1)]
 
 
 def test_samples_come_back_as_they_went(tmp_path: Path) -> None:

@@ -40,6 +40,7 @@ def content(path: Path) -> list[dict[str, Any]]:
     """Samples without what may differ between runs: process numbers and seconds."""
     rows = [json.loads(line) for line in (path / "samples.jsonl").read_text().splitlines()]
     for row in rows:
+        del row["end_to_end_s"]
         for hop in row["hops"]:
             del hop["sender_pid"], hop["receiver_pid"], hop["stages_s"]
     return rows
@@ -107,11 +108,36 @@ def test_a_larger_limit_extends_and_nothing_is_done_twice(tmp_path: Path, capsys
     assert ours == other
 
 
+def test_scripted_agents_say_real_solutions_of_one_length_whatever_the_strategy(tmp_path: Path) -> None:
+    said = {}
+    for strategy in ("raw", "text"):
+        words = (f"strategy={strategy}", "limit=2", "batch_size=1", "script_tokens=30", "chain=3")
+        summary = go(tmp_path, *words)
+        samples = read_samples(folder(tmp_path, *words))
+        said[strategy] = [[turn.said for turn in sample.turns] for sample in samples]
+        assert {turn.finish for sample in samples for turn in sample.turns} == {"script"}
+        assert {turn.generated_tokens for sample in samples for turn in sample.turns} == {30}
+        assert all(sample.end_to_end_s is not None and sample.end_to_end_s > 0 for sample in samples)
+        assert summary["end_to_end_s"] == pytest.approx(sum(s.end_to_end_s or 0 for s in samples) / 2)
+    assert said["raw"] == said["text"]
+    assert len({words for sample in said["raw"] for words in sample}) == 6
+    assert any("=" in words for sample in said["raw"] for words in sample)
+    batched = ("limit=2", "batch_size=2", "script_tokens=30")
+    assert go(tmp_path, *batched)["end_to_end_s"] is None
+    with pytest.raises(ConfigError, match="script_tokens must be"):
+        go(tmp_path, "script_tokens=0")
+
+
 def test_a_chain_of_one_is_one_cell(tmp_path: Path) -> None:
     summaries = [go(tmp_path, "chain=1", "limit=4", f"strategy={s}", *more) for s, more in (("raw", ()), ("text", ("donor=other",)))]
     assert summaries[0]["cell"] == summaries[1]["cell"]
     assert summaries[0]["strategy"] == "single"
     assert summaries[0]["wire_bytes"] is None
+
+
+def test_a_budget_is_one_cell_however_it_is_spelled() -> None:
+    hashes = {word: identify(compose(["strategy=adaptive", f"strategy.budget_bits={word}"])).hash for word in ("4", "4.0", "4.5")}
+    assert hashes["4"] == hashes["4.0"] != hashes["4.5"]
 
 
 def test_what_cannot_change_a_result_is_not_hashed(tmp_path: Path) -> None:
@@ -126,6 +152,9 @@ def test_what_cannot_change_a_result_is_not_hashed(tmp_path: Path) -> None:
         "latency=off",
         "fidelity=on",
         "latency.repeats=3",
+        "isolate=process",
+        "wait_s=60",
+        "max_failures=2",
     ):
         assert identify(compose([word])).hash == base, word
     assert identify(compose(["chain=1", "question=all", "roles.planner=tiny"])).hash == identify(compose(["chain=1"])).hash
@@ -248,7 +277,7 @@ def test_a_failed_gate_stops_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_impossible_combinations_load_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from avpbench import setup
 
-    monkeypatch.setattr(setup, "load", lambda *args: pytest.fail("loaded"))
+    monkeypatch.setattr(setup.KEPT, "load", lambda *args: pytest.fail("loaded"))
     for words, message in (
         (("strategy=text", "think_steps=3"), "hands over words"),
         (("chain=0",), "chain must be"),

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from analysis.load import load, load_runs
 from analysis.publish import Unfinished, publish
 from analysis.stats import MismatchedSamples, bootstrap, bootstrap_pairs, difference, holm, mcnemar, paired, tango
+from analysis.studies import load, load_runs
 from avpbench import run
 
 
@@ -106,5 +106,5 @@ def test_an_unfinished_study_is_refused(runs: Path, tmp_path: Path) -> None:
 
 
 def test_analysis_never_imports_torch() -> None:
-    code = "import sys, analysis.load, analysis.stats, analysis.__main__; print('torch' in sys.modules)"
+    code = "import sys, analysis.studies, analysis.stats, analysis.__main__; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "False"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,9 @@ from typing import Any
 import pytest
 from test_run import folder, go
 
+from avpbench.phases import quality
 from avpbench.records import HopRecord, SampleRecord, TurnRecord, read_samples
+from avpbench.stop import Preempted
 from avpbench.trackers.wandb import hop_history
 
 
@@ -61,6 +64,32 @@ def test_an_offline_run_holds_config_history_summary_and_samples(tmp_path: Path,
     assert {k: told[k] for k in wanted} == {k: summary[k] for k in wanted}
     files = {entry["path"] for record in found["artifact"] for entry in record["manifest"]["contents"]}
     assert {"samples.table.json", "samples.jsonl", "summary.json", "meta.json", "config.yaml"} <= files
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_no_key")
+def test_a_preempted_run_is_marked_as_such_and_goes_on_as_the_same_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ("tracker=wandb", "limit=8")
+    run_chain = quality.run_chain
+
+    def disturbed(*args: Any) -> Any:
+        signal.raise_signal(signal.SIGTERM)
+        return run_chain(*args)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(quality, "run_chain", disturbed)
+        with pytest.raises(Preempted):
+            go(tmp_path, *words)
+    path = folder(tmp_path, *words)
+    (first,) = path.glob("wandb/offline-run-*")
+    found = read_back(first)
+    assert "preempting" in found
+    assert [row["exit_code"] for row in found["exit"]] == [1]
+    go(tmp_path, *words)
+    (second,) = set(path.glob("wandb/offline-run-*")) - {first}
+    again = read_back(second)
+    assert "preempting" not in again
+    assert again["run"][0]["run_id"] == found["run"][0]["run_id"]
 
 
 def test_a_tracker_that_fails_does_not_cost_the_run(

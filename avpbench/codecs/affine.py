@@ -5,16 +5,17 @@ The form that most K/V quantizers start from (KIVI, arXiv 2402.02750, for values
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import final
 
 import torch
 from torch import Tensor
 
 from avpbench.checks import whole
+from avpbench.codecs import kernels
 from avpbench.codecs.codec import Codec, Field
-from avpbench.codecs.packing import pack, packed_bytes, unpack
-
-LARGEST = 65504.0  # of float16, in which scales and offsets cross
+from avpbench.codecs.grid import fit, grouped, quantized, restored
+from avpbench.codecs.packing import WORD, num_words, pack, unpack
 
 
 @final
@@ -33,10 +34,13 @@ class Affine(Codec):
         self.group = group
 
     def layout(self, width: int, treatment: str, head_dim: int) -> dict[str, Field]:
-        codes = Field(torch.uint8, packed_bytes(head_dim, width))
+        codes = Field(WORD, num_words(head_dim, width))
         return {"codes": codes, "scales": Field(torch.float16, 2 * -(-head_dim // self.group))}
 
     def encode(self, x_RHTD: Tensor, width: int, treatment: str) -> dict[str, Tensor]:
+        if kernels.usable(x_RHTD, self.group, width):
+            words, scales = kernels.encode(x_RHTD.reshape(-1, x_RHTD.shape[-1]), self.group, width)
+            return {"codes": words.view(*x_RHTD.shape[:-1], -1), "scales": scales.view(*x_RHTD.shape[:-1], -1)}
         x = grouped(x_RHTD, self.group)
         scale, offset = fit(x.amin(-1), x.amax(-1), width)
         codes = quantized(x, scale[..., None], offset[..., None], width)
@@ -48,37 +52,19 @@ class Affine(Codec):
         codes = grouped(unpack(coded["codes"], width, head_dim), self.group)
         return restored(codes, scale[..., None], offset[..., None]).flatten(-2)[..., :head_dim]
 
-    def error(self, x_RHTD: Tensor, width: int, treatment: str) -> Tensor:
+    def decode_into(self, out_RHTD: Tensor, coded: dict[str, Tensor], width: int, treatment: str) -> None:
+        if not kernels.usable(out_RHTD, self.group, width) or not out_RHTD.is_contiguous():
+            return super().decode_into(out_RHTD, coded, width, treatment)
+        return kernels.decode(coded["codes"].flatten(0, -2), coded["scales"].flatten(0, -2), width, out_RHTD.flatten(0, -2))
+
+    def errors(self, x_RHTD: Tensor, widths: Sequence[int], treatment: str) -> tuple[Tensor, Tensor]:
         """From each group's measured range: a code's error is spread evenly over one step."""
-        x = grouped(x_RHTD, self.group)
-        step = (x.amax(-1) - x.amin(-1)) / (2**width - 1)
-        error: Tensor = (step.square() * (x.shape[-1] / 12)).sum(dim=(1, 3))
-        return error
-
-
-def grouped(x: Tensor, group: int) -> Tensor:
-    """[..., D] as [..., G, D/G], a short last group filled up with its last value; floats as float32."""
-    x = x.float() if x.is_floating_point() else x
-    if x.shape[-1] <= group:
-        return x[..., None, :]
-    if short := -x.shape[-1] % group:
-        x = torch.cat([x, x[..., -1:].expand(*x.shape[:-1], short)], dim=-1)
-    return x.reshape(*x.shape[:-1], -1, group)
-
-
-def fit(low: Tensor, high: Tensor, width: int) -> tuple[Tensor, Tensor]:
-    """Scale and offset in float16, finite whatever the range."""
-    scale = ((high - low) / (2**width - 1)).clamp(max=LARGEST).half()
-    return scale, low.clamp(-LARGEST, LARGEST).half()
-
-
-def quantized(x: Tensor, scale: Tensor, offset: Tensor, width: int) -> Tensor:
-    """The nearest codes; 0 where a group has no range."""
-    scale = scale.float()
-    inverse = torch.where(scale > 0, 1 / scale, 0.0)
-    return ((x - offset.float()) * inverse).round().clamp(0, 2**width - 1).to(torch.uint8)
-
-
-def restored(codes: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
-    """Values in float32."""
-    return codes.float() * scale.float() + offset.float()
+        if kernels.usable(x_RHTD, self.group, widths[-1]):
+            found = kernels.spread(x_RHTD.reshape(-1, x_RHTD.shape[-1]), self.group)
+            range_RT, power_RT = (t.view(x_RHTD.shape[:-1]).sum(1) for t in found)
+        else:
+            x = grouped(x_RHTD, self.group)
+            range_RT = (x.amax(-1) - x.amin(-1)).square().sum(dim=(1, 3))
+            power_RT = x_RHTD.float().square().sum(dim=(1, 3))
+        values = min(self.group, x_RHTD.shape[-1])
+        return torch.stack([range_RT * (values / 12 / (2**width - 1) ** 2) for width in widths]), power_RT

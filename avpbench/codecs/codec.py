@@ -6,6 +6,7 @@ Axes: R rows (a layer's keys or values each), H kv heads, T tokens, D head size.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, final
 
@@ -56,15 +57,22 @@ class Codec(ABC):
     def decode(self, coded: dict[str, Tensor], width: int, treatment: str, head_dim: int) -> Tensor:
         """Values_RHTD in float32. Raises ValueError where the tensors contradict each other."""
 
+    def decode_into(self, out_RHTD: Tensor, coded: dict[str, Tensor], width: int, treatment: str) -> None:
+        """The same, rounded to the dtype of memory that is there and written to it."""
+        out_RHTD.copy_(self.decode(coded, width, treatment, out_RHTD.shape[-1]))
+
     def num_bytes(self, width: int, treatment: str, num_tokens: int, head_dim: int) -> int:
         """Bytes of one block of so many tokens, for one row and head."""
         return sum(field.num_bytes * (1 if field.per_block else num_tokens) for field in self.layout(width, treatment, head_dim).values())
 
-    def error(self, x_RHTD: Tensor, width: int, treatment: str) -> Tensor:
-        """The squared error_RT of each token, summed over heads: measured, unless a codec knows it more cheaply."""
+    def errors(self, x_RHTD: Tensor, widths: Sequence[int], treatment: str) -> tuple[Tensor, Tensor]:
+        """Each token's squared errors_WRT at each width, summed over heads, and its power_RT, the sum of its squares.
+
+        Measured, unless a codec knows its errors more cheaply.
+        """
         x = x_RHTD.float()
-        back = self.decode(self.encode(x_RHTD, width, treatment), width, treatment, x.shape[-1])
-        return (back - x).square().sum(dim=(1, 3))
+        backs = (self.decode(self.encode(x_RHTD, width, treatment), width, treatment, x.shape[-1]) for width in widths)
+        return torch.stack([(back - x).square().sum(dim=(1, 3)) for back in backs]), x.square().sum(dim=(1, 3))
 
 
 def blocks(num_tokens: int, block: int) -> list[int]:

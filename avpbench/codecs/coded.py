@@ -5,7 +5,7 @@ Axes: R rows (keys of every layer, then values), H kv heads, T tokens of a cache
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -17,7 +17,7 @@ from avpbench.codecs.levels import DROPPED, NATIVE, Group, Levels
 from avpbench.errors import WireError
 
 _NATIVE = "native"
-_CHUNK = 2**21  # values that are worked on at once: enough to keep a device busy, too few to matter
+_CHUNK = 2**20  # values that are worked on at once: enough to keep a device busy, too few to matter
 
 
 def encode(rows: Sequence[Tensor], coded: Sequence[Tensor], levels_T: Tensor, table: Levels) -> dict[str, Tensor]:
@@ -39,7 +39,8 @@ def encode(rows: Sequence[Tensor], coded: Sequence[Tensor], levels_T: Tensor, ta
         for group in table.groups(level):
             parts: dict[str, list[Tensor]] = {}
             for some in _chunks(group.rows, rows[0].shape[0] * len(chosen) * rows[0].shape[2]):
-                x = torch.stack([_of(coded[r], chosen) for r in some])
+                picked = [_of(coded[r], chosen) for r in some]
+                x = picked[0][None] if len(picked) == 1 else torch.stack(picked)
                 for name, t in table.codec.encode(x, group.width, group.treatment).items():
                     parts.setdefault(name, []).append(t)
             tensors |= {_name(level, group, name): ts[0] if len(ts) == 1 else torch.cat(ts) for name, ts in parts.items()}
@@ -98,13 +99,11 @@ def check(tensors: dict[str, Tensor], levels_T: Tensor, table: Levels) -> None:
             raise WireError(f"tensor {name!r} is {t.dtype} {list(t.shape)}; the levels ask for {one.dtype} {list(one.shape)}")
 
 
-def decode(
-    tensors: dict[str, Tensor], levels_T: Tensor, table: Levels, device: torch.device, restore: Callable[[Tensor, int, Tensor], None]
-) -> Tensor:
+def decode(tensors: dict[str, Tensor], levels_T: Tensor, table: Levels, device: torch.device, added: Mapping[int, Tensor]) -> Tensor:
     """All kept tokens' values_RHTD on the device, in order. `check` comes first.
 
     Args:
-        restore: puts back, in place, what was taken from a row before coding: (values_HTD, row, which of the kept tokens).
+        added: what was taken from a row of coded tokens before coding and comes back: values_HTD of the kept tokens, by row.
     """
     kept = levels_T[levels_T != DROPPED].to(device)
     out = torch.empty(table.num_rows, table.spec.num_kv_heads, len(kept), table.spec.head_dim, dtype=table.dtype, device=device)
@@ -116,31 +115,32 @@ def decode(
             out[:, :, chosen] = tensors[_NATIVE].to(device)
             continue
         for group in table.groups(level):
-            _decode_group(tensors, level, group, table, chosen, out, restore)
+            try:
+                _decode_group(tensors, level, group, table, chosen, out, added)
+            except ValueError as error:
+                raise WireError(f"codes of level {level}: {error}") from error
     return out
 
 
 def _decode_group(
-    tensors: dict[str, Tensor], level: int, group: Group, table: Levels, chosen: Tensor, out: Tensor,
-    restore: Callable[[Tensor, int, Tensor], None],
-) -> None:  # fmt: skip
-    dim = table.spec.head_dim
-    stored = {name: tensors[_name(level, group, name)].to(out.device) for name in table.codec.layout(group.width, group.treatment, dim)}
+    tensors: dict[str, Tensor], level: int, group: Group, table: Levels, chosen: Tensor, out: Tensor, added: Mapping[int, Tensor]
+) -> None:
+    dim, codec = table.spec.head_dim, table.codec
+    stored = {name: tensors[_name(level, group, name)].to(out.device) for name in codec.layout(group.width, group.treatment, dim)}
     begin = 0
-    whole = len(chosen) == out.shape[2]
     for some in _chunks(group.rows, out.shape[1] * len(chosen) * dim):
         part = {name: t[begin : begin + len(some)] for name, t in stored.items()}
         begin += len(some)
-        try:
-            x = table.codec.decode(part, group.width, group.treatment, dim)
-        except ValueError as error:
-            raise WireError(f"codes of level {level}: {error}") from error
+        if not any(row in added for row in some) and some[-1] - some[0] == len(some) - 1:
+            here = out[some[0] : some[-1] + 1]
+            x = here if len(chosen) == out.shape[2] else torch.empty_like(here[:, :, : len(chosen)])
+            codec.decode_into(x, part, group.width, group.treatment)
+            if x is not here:
+                here[:, :, chosen] = x
+            continue
+        x = codec.decode(part, group.width, group.treatment, dim)
         for k, row in enumerate(some):
-            restore(x[k], row, chosen)
-            if whole:
-                out[row] = x[k]
-            else:
-                out[row][:, chosen] = x[k].to(out.dtype)
+            out[row][:, chosen] = (x[k] + added[row][:, chosen] if row in added else x[k]).to(out.dtype)
 
 
 def _of(row: Tensor, chosen: Tensor) -> Tensor:

@@ -7,8 +7,8 @@ from typing import final
 import torch
 from torch import Tensor
 
-from avpbench.codecs.affine import LARGEST
 from avpbench.codecs.codec import Codec, Field
+from avpbench.codecs.grid import LARGEST
 
 _FORMAT = torch.float8_e4m3fn
 _MAX = torch.finfo(_FORMAT).max

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import final
 
 import torch
 from torch import Tensor
 
 from avpbench.checks import whole
-from avpbench.codecs.affine import Affine, fit, quantized, restored
+from avpbench.codecs.affine import Affine
 from avpbench.codecs.codec import KEYS, Codec, Field, blocks
-from avpbench.codecs.packing import pack, packed_bytes, unpack
+from avpbench.codecs.grid import fit, quantized, restored
+from avpbench.codecs.packing import WORD, num_words, pack, unpack
 
 _CHANNEL = "channel"
 
@@ -38,7 +40,7 @@ class Kivi(Codec):
         if treatment != _CHANNEL:
             return self._affine.layout(width, treatment, head_dim)
         return {
-            "codes": Field(torch.uint8, packed_bytes(head_dim, width)),
+            "codes": Field(WORD, num_words(head_dim, width)),
             "scales": Field(torch.float16, 2 * head_dim, per_block=True),
             "sizes": Field(torch.uint8, 1, per_block=True),
         }
@@ -67,8 +69,10 @@ class Kivi(Codec):
         scale, offset = (_spread(t, sizes) for t in coded["scales"].chunk(2, dim=-1))
         return restored(codes, scale, offset)
 
-    def error(self, x_RHTD: Tensor, width: int, treatment: str) -> Tensor:
-        return super().error(x_RHTD, width, treatment) if treatment == _CHANNEL else self._affine.error(x_RHTD, width, treatment)
+    def errors(self, x_RHTD: Tensor, widths: Sequence[int], treatment: str) -> tuple[Tensor, Tensor]:
+        if treatment == _CHANNEL:
+            return super().errors(x_RHTD, widths, treatment)
+        return self._affine.errors(x_RHTD, widths, treatment)
 
 
 def _spread(t: Tensor, sizes: Tensor) -> Tensor:

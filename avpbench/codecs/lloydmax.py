@@ -9,9 +9,9 @@ from typing import final
 import torch
 from torch import Tensor
 
-from avpbench.codecs.affine import LARGEST
 from avpbench.codecs.codec import Codec, Field
-from avpbench.codecs.packing import pack, packed_bytes, unpack
+from avpbench.codecs.grid import LARGEST
+from avpbench.codecs.packing import WORD, num_words, pack, unpack
 from avpbench.codecs.rotation import require_rotation, rotated, signs
 
 
@@ -43,17 +43,17 @@ class LloydMax(Codec):
         self.rotation = rotation
 
     def layout(self, width: int, treatment: str, head_dim: int) -> dict[str, Field]:
-        return {"codes": Field(torch.uint8, packed_bytes(head_dim, width)), "scales": Field(torch.float16, 1)}
+        return {"codes": Field(WORD, num_words(head_dim, width)), "scales": Field(torch.float16, 1)}
 
     def encode(self, x_RHTD: Tensor, width: int, treatment: str) -> dict[str, Tensor]:
         x = rotated(x_RHTD.float() * signs(x_RHTD.shape[-1]).to(x_RHTD.device), self.rotation)
         scale = (torch.linalg.vector_norm(x, dim=-1, keepdim=True) / math.sqrt(x.shape[-1])).clamp(max=LARGEST).half()
         inverse = torch.where(scale > 0, 1 / scale.float(), 0.0)
         book = codebook(width).to(x.device)
-        codes = torch.bucketize(x * inverse, (book[1:] + book[:-1]) / 2).to(torch.uint8)
+        codes = torch.bucketize(x * inverse, (book[1:] + book[:-1]) / 2)
         return {"codes": pack(codes, width), "scales": scale}
 
     def decode(self, coded: dict[str, Tensor], width: int, treatment: str, head_dim: int) -> Tensor:
         scale = coded["scales"]
-        values = codebook(width).to(scale.device)[unpack(coded["codes"], width, head_dim).long()]
+        values = codebook(width).to(scale.device)[unpack(coded["codes"], width, head_dim)]
         return rotated(values * scale.float(), self.rotation) * signs(head_dim).to(scale.device)

@@ -1,6 +1,8 @@
-"""Codes of 1 to 8 bits in bytes and back, in planes: byte j of plane p holds codes j, j + N/2, ... of the last axis.
+"""Codes of 1 to 8 bits in 32-bit words and back.
 
-Neighbours in a row stay neighbours in memory, so that packing and unpacking are shifts over whole rows.
+A word holds K = 16 / width pairs of neighbouring codes, and the k-th pair of word i is pair k W + i of the row (W words a row):
+so two codes at a time become the halves of one 32-bit store, where values have 16 bits, and every step runs over whole rows.
+A width that is no power of two is packed in parts: 3 as 1 and 2.
 """
 
 from __future__ import annotations
@@ -8,28 +10,28 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-WIDTHS = (1, 2, 3, 4, 8)
+WORD = torch.int32
 
 
-def packed_bytes(num_codes: int, width: int) -> int:
-    """Bytes that a row of this many codes takes."""
-    return sum(-(-num_codes * part // 8) for part in _parts(width))
+def num_words(num_codes: int, width: int) -> int:
+    """Words that a row of this many codes takes."""
+    return sum(-(-num_codes * part // 32) for part in _parts(width))
 
 
 def pack(codes: Tensor, width: int) -> Tensor:
-    """Codes [..., N] of uint8 below 2^width as bytes [..., packed_bytes(N, width)]."""
-    planes, shift = [], 0
+    """Codes [..., N] below 2^width, integers of any kind, as words [..., num_words(N, width)]."""
+    codes, packed, shift = codes.to(WORD), [], 0
     for part in _parts(width):
-        planes.append(_pack((codes >> shift) & ((1 << part) - 1), part))
+        packed.append(_pack((codes >> shift) & ((1 << part) - 1), part))
         shift += part
-    return planes[0] if len(planes) == 1 else torch.cat(planes, dim=-1)
+    return packed[0] if len(packed) == 1 else torch.cat(packed, dim=-1)
 
 
 def unpack(packed: Tensor, width: int, num_codes: int) -> Tensor:
-    """Codes [..., N] of uint8."""
+    """Codes [..., N] in 32 bits."""
     codes, begin, shift = None, 0, 0
     for part in _parts(width):
-        size = packed_bytes(num_codes, part)
+        size = num_words(num_codes, part)
         bits = _unpack(packed[..., begin : begin + size], part)[..., :num_codes]
         codes = bits if codes is None else codes | (bits << shift)
         begin, shift = begin + size, shift + part
@@ -43,20 +45,17 @@ def _parts(width: int) -> tuple[int, ...]:
 
 
 def _pack(codes: Tensor, width: int) -> Tensor:
-    per_byte = 8 // width
-    if per_byte == 1:
-        return codes
-    if short := -codes.shape[-1] % per_byte:
+    pairs_per_word = 16 // width
+    if short := -codes.shape[-1] % (2 * pairs_per_word):
         codes = torch.nn.functional.pad(codes, (0, short))
-    planes = codes.view(*codes.shape[:-1], per_byte, -1)
-    packed: Tensor = planes[..., 0, :]
-    for place in range(1, per_byte):
-        packed = packed | (planes[..., place, :] << (width * place))
-    return packed
+    pairs = codes[..., ::2] | (codes[..., 1::2] << width)
+    pairs = pairs.view(*pairs.shape[:-1], pairs_per_word, -1)
+    words: Tensor = pairs[..., 0, :]
+    for k in range(1, pairs_per_word):
+        words = words | (pairs[..., k, :] << (2 * width * k))
+    return words
 
 
-def _unpack(packed: Tensor, width: int) -> Tensor:
-    if width == 8:
-        return packed
-    mask = (1 << width) - 1
-    return torch.cat([(packed >> shift) & mask for shift in range(0, 8, width)], dim=-1)
+def _unpack(words: Tensor, width: int) -> Tensor:
+    shifts = torch.arange(0, 32, width, dtype=WORD, device=words.device).view(-1, 1, 2)
+    return ((words[..., None, :, None] >> shifts) & ((1 << width) - 1)).flatten(-3)

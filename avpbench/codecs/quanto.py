@@ -7,8 +7,9 @@ from typing import final
 import torch
 from torch import Tensor
 
-from avpbench.codecs.affine import Affine, grouped
+from avpbench.codecs.affine import Affine
 from avpbench.codecs.codec import Codec, Field
+from avpbench.codecs.grid import grouped
 from avpbench.codecs.packing import pack
 from avpbench.errors import NotFound
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from avpbench.codecs.codec import blocks
-from avpbench.codecs.levels import DROPPED, NATIVE, Levels
+from avpbench.codecs.levels import NATIVE, Levels
 from avpbench.core import Captured, KVCache
 from avpbench.errors import ControllerError
 
@@ -63,18 +63,17 @@ class Request:
     @cached_property
     def errors_BK(self) -> Tensor:
         """The squared error of each block at each level, as a share of what its rows hold a token, summed over rows."""
-        names = self.table.names
-        errors_NK = torch.zeros(len(self.fresh_N), len(names))
-        power_R = torch.stack([row.float().square().sum(dim=(0, 2)) for row in self.rows])
-        scale_R = 1 / power_R.mean(dim=1).clamp(min=1e-30)
-        errors_NK[:, 0] = (power_R * scale_R[:, None]).sum(0).cpu()
-        for k, level in enumerate(names):
-            if level in (DROPPED, NATIVE):
-                continue
-            for group in self.table.groups(level):
-                for row in group.rows:
-                    error_N = self.table.codec.error(self.rows[row][None], group.width, group.treatment)[0]
-                    errors_NK[:, k] += (error_N * scale_R[row]).cpu()
+        table = self.table
+        places = {width: k for k, width in enumerate(table.codec.widths)}
+        errors_NK = torch.zeros(len(self.fresh_N), len(table.names))
+        grades = [{r: (g.width, g.treatment) for g in table.groups(level) for r in g.rows} for level in table.codec.widths]
+        for row, values_HND in enumerate(self.rows):
+            treatment = grades[0][row][1]
+            errors_WRN, power_RN = table.codec.errors(values_HND[None], table.codec.widths, treatment)
+            scale = 1 / power_RN.mean().clamp(min=1e-30)
+            errors_NK[:, 0] += (power_RN[0] * scale).cpu()
+            wanted = [places[grade[row][0]] for grade in grades]
+            errors_NK[:, 1:-1] += (errors_WRN[wanted, 0] * scale).T.cpu()
         return self.blockwise(errors_NK)
 
     def blockwise(self, values_N: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from avpbench.core import LATENT, Captured, KVCache, ModelSpec, Prefix
 from avpbench.engine.cache import collate, row, select_rows
-from avpbench.engine.capture import PREDICTIONS, Recorder, listening
+from avpbench.engine.capture import PREDICTIONS, Heard, Recorder, listening
 
 
 @final
@@ -76,15 +76,15 @@ class Batch:
         if self.recorder is None:
             return self._forward(inputs, positions, logits_to_keep)
         width = self._num_new
-        logits, queries = self._heard(inputs, positions, width if PREDICTIONS in self.recorder.needs else logits_to_keep)
-        self.recorder.prefilled(queries)
+        logits, heard = self._heard(inputs, positions, width if PREDICTIONS in self.recorder.needs else logits_to_keep)
+        self.recorder.prefilled(heard)
         self.recorder.predicted(logits[:, -width:-1], ids[:, 1:])
         return logits[:, -logits_to_keep:]
 
     def queries(self) -> list[Tensor]:
         """Every layer's queries_BAND of the rows' pending tokens, which go through."""
         inputs, positions, _ = self._pending()
-        return self._heard(inputs, positions, 1)[1]
+        return self._heard(inputs, positions, 1)[1].queries
 
     def _pending(self) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         """The inputs, positions_BN and ids_BN of what is not in the cache yet."""
@@ -115,14 +115,14 @@ class Batch:
         self._next_B = self._next_B + 1
         if self.recorder is None:
             return self._forward(inputs, positions, 1)[:, -1]
-        logits, queries = self._heard(inputs, positions, 1)
-        self.recorder.stepped(queries)
+        logits, heard = self._heard(inputs, positions, 1)
+        self.recorder.stepped(heard)
         return logits[:, -1]
 
-    def _heard(self, inputs: dict[str, Tensor], positions_BN: Tensor, logits_to_keep: int) -> tuple[Tensor, list[Tensor]]:
-        """The pass, and every layer's queries_BAND."""
-        with listening(self._model) as more:
-            return self._forward(inputs, positions_BN, logits_to_keep, more), more["heard"]
+    def _heard(self, inputs: dict[str, Tensor], positions_BN: Tensor, logits_to_keep: int) -> tuple[Tensor, Heard]:
+        """The pass, and what was heard in it."""
+        with listening(self._model) as (heard, more):
+            return self._forward(inputs, positions_BN, logits_to_keep, more), heard
 
     def _forward(self, inputs: dict[str, Tensor], positions_BN: Tensor, logits_to_keep: int, more: dict[str, Any] | None = None) -> Tensor:
         output = self._model(

@@ -106,3 +106,13 @@ def row(cache: Cache, index: int, columns: Sequence[tuple[int, int]], positions_
     return KVCache(
         tuple(take(layer.keys) for layer in cache.layers), tuple(take(layer.values) for layer in cache.layers), positions_T, span
     )
+
+
+def as_dynamic(cache: KVCache) -> DynamicCache:
+    """The cache as transformers' own, a batch of one; views. For other packages: the engine makes its own."""
+    return DynamicCache([(k[None], v[None]) for k, v in zip(cache.keys_HTD, cache.values_HTD, strict=True)])
+
+
+def as_rows(cache: Any) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """keys_HTD and values_HTD of every layer of transformers' cache of one sample; views."""
+    return tuple(layer.keys[0] for layer in cache.layers), tuple(layer.values[0] for layer in cache.layers)

@@ -1,6 +1,7 @@
-"""What is kept of a turn's forward passes for those who rank its tokens: queries and predictions, never attention matrices.
+"""What is kept of a turn's forward passes for those who rank or hand over its tokens: queries, predictions, hidden states;
+never attention matrices.
 
-Axes: B rows, A attention heads, N new columns of a pass, P kept tokens, D head size, V vocabulary.
+Axes: B rows, A attention heads, N new columns of a pass, P kept tokens, D head size, E hidden size, V vocabulary.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any, final
 
 import torch
@@ -18,8 +20,8 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from avpbench.core import Captured, Queries
 
-WINDOW, PROBES, PREDICTIONS, DEMAND = "window", "probes", "predictions", "demand"
-CAPTURES = frozenset({WINDOW, PROBES, PREDICTIONS, DEMAND})
+WINDOW, PROBES, PREDICTIONS, DEMAND, HIDDEN = "window", "probes", "predictions", "demand", "hidden"
+CAPTURES = frozenset({WINDOW, PROBES, PREDICTIONS, DEMAND, HIDDEN})
 _KEPT = 16  # queries of the window, and of the probes in a prompt
 _STRIDE = 8  # said tokens between two probes
 _NAME = "avpbench_sdpa"
@@ -35,27 +37,43 @@ AttentionInterface.register(_NAME, _attention)
 AttentionMaskInterface.register(_NAME, sdpa_mask)
 
 
+@final
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What was heard in one pass: every layer's queries_BAND, the states_BNE that the output head is given."""
+
+    queries: list[Tensor] = field(default_factory=list)
+    hidden: list[Tensor] = field(default_factory=list)
+
+
 @contextmanager
-def listening(model: Any) -> Iterator[dict[str, list[Tensor]]]:
-    """What the model is called with for every layer's queries_BAND to be in `heard` afterwards."""
+def listening(model: Any) -> Iterator[tuple[Heard, dict[str, Any]]]:
+    """What will be heard, and what the model must be called with for that."""
+    heard = Heard()
     before = model.config._attn_implementation
     model.config._attn_implementation = _NAME
+    handle = model.base_model.register_forward_hook(lambda _module, _args, output: heard.hidden.append(output.last_hidden_state))
     try:
-        yield {"heard": []}
+        yield heard, {"heard": heard.queries}
     finally:
+        handle.remove()
         model.config._attn_implementation = before
 
 
 @final
 class Recorder:
-    """Keeps what `needs` names, of a batch whose rows take their prompt left-padded and then speak in step."""
+    """Keeps what `needs` names, of a batch whose rows take their prompt left-padded and then speak in step.
 
-    def __init__(self, needs: frozenset[str], first_B: Sequence[int], num_new_B: Sequence[int], vocab: int) -> None:
+    Of the `num_new` tokens that a row prefills, the last `said` are words of its own that were known before.
+    """
+
+    def __init__(self, needs: frozenset[str], first_B: Sequence[int], num_new_B: Sequence[int], said_B: Sequence[int], vocab: int) -> None:
         self.needs, self._vocab = needs, vocab
-        self._first, self._num_new = list(first_B), list(num_new_B)
+        self._first, self._num_new, self._said = list(first_B), list(num_new_B), list(said_B)
         self._window: deque[list[Tensor]] = deque()
         self._probes: list[tuple[list[Tensor], Tensor]] = []  # queries_BAPD a layer, positions_BP (-1: none)
         self._predicted: list[Tensor] = []  # [B, N, 3]
+        self._hidden: list[Tensor] = []  # [B, N, E]
         self._steps = self._chosen = 0
 
     @property
@@ -63,24 +81,32 @@ class Recorder:
         """Whether queries are wanted at all."""
         return bool(self.needs & {WINDOW, PROBES})
 
-    def prefilled(self, layers: Sequence[Tensor]) -> None:
-        """Every layer's queries_BAND of the prompts' pass."""
+    def prefilled(self, heard: Heard) -> None:
+        """The prompts' pass."""
+        layers = heard.queries
+        self._keep_hidden(heard)
         if WINDOW in self.needs:
             self._window.append([q[:, :, -_KEPT:].clone() for q in layers])
         if PROBES in self.needs:
             width = layers[0].shape[2]
-            columns_BP = torch.full((len(self._num_new), _KEPT), width - 1)
+            kept_B = [_probes(count - said, said) for count, said in zip(self._num_new, self._said, strict=True)]
+            columns_BP = torch.full((len(kept_B), max(map(len, kept_B))), width - 1)
             positions_BP = torch.full_like(columns_BP, -1)
-            for row, (first, count) in enumerate(zip(self._first, self._num_new, strict=True)):
-                kept = torch.linspace(0, count - 1, min(_KEPT, count)).round().long()
+            for row, (first, count, kept) in enumerate(zip(self._first, self._num_new, kept_B, strict=True)):
                 columns_BP[row, : len(kept)] = width - count + kept
                 positions_BP[row, : len(kept)] = first + kept
             place = columns_BP[:, None, :, None].to(layers[0].device)
             taken = [q.gather(2, place.expand(-1, q.shape[1], -1, q.shape[3])) for q in layers]
             self._probes.append((taken, positions_BP))
 
-    def stepped(self, layers: Sequence[Tensor]) -> None:
-        """The queries of one more token a row."""
+    def _keep_hidden(self, heard: Heard) -> None:
+        if HIDDEN in self.needs:
+            self._hidden.append(heard.hidden[0])
+
+    def stepped(self, heard: Heard) -> None:
+        """The pass of one more token a row."""
+        layers = heard.queries
+        self._keep_hidden(heard)
         if WINDOW in self.needs:
             self._window.append([q.clone() for q in layers])
             if len(self._window) > _KEPT + 1:
@@ -111,8 +137,8 @@ class Recorder:
         """Drops every row but these."""
         self._window = deque([[q[rows] for q in layers] for layers in self._window])
         self._probes = [([q[rows] for q in layers], positions[rows.cpu()]) for layers, positions in self._probes]
-        self._predicted = [p[rows] for p in self._predicted]
-        self._first, self._num_new = ([values[r] for r in rows.tolist()] for values in (self._first, self._num_new))
+        self._predicted, self._hidden = ([p[rows] for p in parts] for parts in (self._predicted, self._hidden))
+        self._first, self._num_new, self._said = ([v[r] for r in rows.tolist()] for v in (self._first, self._num_new, self._said))
 
     def take(self, row: int, num_decoded: int) -> Captured:
         """What is kept of a row that ends now."""
@@ -122,11 +148,13 @@ class Recorder:
         )
         return Captured(
             first=first,
+            said=first + self._num_new[row] - self._said[row],
             window=self._last(row, first, count) if self._window else None,
             probes=self._probed(row) if self._probes else None,
             surprisal_T=surprisal,
             entropy_T=entropy,
             confidence_T=confidence,
+            hidden_TE=torch.cat([h[row] for h in self._hidden])[-count:].clone() if self._hidden else None,
         )
 
     def _last(self, row: int, first: int, count: int) -> Queries:
@@ -154,3 +182,8 @@ class Recorder:
         first = known.mean(0, keepdim=True) if len(known) else torch.zeros(1, 3)
         surprisal, entropy, confidence = torch.cat([first, known]).unbind(-1)
         return surprisal, entropy, confidence
+
+
+def _probes(prompt: int, said: int) -> Tensor:
+    """Which of a turn's new tokens are probes: some of its prompt, and every few words of its own."""
+    return torch.cat([torch.linspace(0, prompt - 1, min(_KEPT, prompt)).round().long(), torch.arange(prompt, prompt + said, _STRIDE)])

@@ -5,10 +5,8 @@ Axes: B rows, N latent states, M continuation tokens, E hidden size, V vocabular
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, NamedTuple, final
+from collections.abc import Sequence
+from typing import Any, final
 
 import torch
 from torch import Tensor
@@ -16,65 +14,14 @@ from torch import Tensor
 from avpbench.core import LATENT, Captured, KVCache, ModelSpec, Queries
 from avpbench.engine.batch import Batch, Start
 from avpbench.engine.capture import Recorder
+from avpbench.engine.continuation import Continuation, Prefilled, Speech, memory_errors
 from avpbench.engine.realign import Realign, last_hidden
 from avpbench.engine.sampling import Sampling
-from avpbench.errors import OutOfMemory
 from avpbench.meter import NO_STAGES, AnyStages
 from avpbench.prompts import ChatTemplate
 
 _ROOM = 64  # columns allocated ahead of decoding
 NOTHING: frozenset[str] = frozenset()
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Speech:
-    """How one row speaks: a bound, its own random draws, and ids to feed instead of the chosen ones."""
-
-    max_new_tokens: int
-    generator: torch.Generator
-    script: tuple[int, ...] | None = None
-
-
-@final
-@dataclass(frozen=True, eq=False, slots=True)
-class Continuation:
-    """What a row became.
-
-    `token_ids` is the whole conversation without the stop token, 0 or 1 longer than the cache spans. `new_ids` are
-    all the ids generated, the stop token among them; `finish` is `stop`, `length` or `script`, for thinking `latent`.
-    """
-
-    token_ids: tuple[int, ...]
-    soft_NE: Tensor | None
-    new_ids: tuple[int, ...]
-    finish: str
-    cache: KVCache
-    cached_tokens: int
-    prefilled_tokens: int
-    latent_steps: int
-    captured: Captured
-
-
-class Prefilled(NamedTuple):
-    """What reading the prompts left: every row's cache, the logits_BV of its next token, what was captured."""
-
-    caches: list[KVCache]
-    logits_BV: Tensor
-    captured: list[Captured]
-
-
-@contextmanager
-def memory_errors() -> Iterator[None]:
-    """Raises OutOfMemory for what a device or the host could not hold."""
-    try:
-        yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise OutOfMemory(str(error)) from error
-    except RuntimeError as error:
-        if "can't allocate memory" not in str(error):
-            raise
-        raise OutOfMemory(str(error)) from error
 
 
 @final
@@ -97,8 +44,8 @@ class Engine:
         ends = model.generation_config.eos_token_id if model.generation_config else None
         listed = ends if isinstance(ends, list) else [ends]
         self.stop_ids = frozenset(i for i in (*listed, tokenizer.eos_token_id) if i is not None)
-        self._vocab = len(tokenizer)
-        self._realign = Realign(model, self._vocab)
+        self.vocab = len(tokenizer)
+        self.realign = Realign(model, self.vocab)
 
     @property
     def weight_bytes(self) -> int:
@@ -111,13 +58,13 @@ class Engine:
 
     def _allowed(self, logits: Tensor) -> Tensor:
         """Logits without the rows that pad the embedding beyond the tokenizer's vocabulary."""
-        if logits.shape[-1] > self._vocab:
-            logits[..., self._vocab :] = -torch.inf
+        if logits.shape[-1] > self.vocab:
+            logits[..., self.vocab :] = -torch.inf
         return logits
 
-    def _batch(self, starts: Sequence[Start], room: int, needs: frozenset[str] = NOTHING) -> Batch:
+    def _batch(self, starts: Sequence[Start], room: int, needs: frozenset[str] = NOTHING, said: Sequence[int] | None = None) -> Batch:
         first, new = [s.span for s in starts], [s.num_new for s in starts]
-        recorder = Recorder(needs, first, new, self._vocab) if needs else None
+        recorder = Recorder(needs, first, new, said or [0] * len(starts), self.vocab) if needs else None
         return Batch(self.model, self.spec, starts, room, self.device, recorder)
 
     @torch.inference_mode()
@@ -177,7 +124,9 @@ class Engine:
             said[place].append(chosen[row])
             finish = self._finish(said[place], speeches[place])
             if finish is not None:
-                done[place] = self._continuation(batch, row, starts[place], said[place], finish)
+                decoded = len(said[place]) - 1
+                cache, captured = batch.take(row, decoded), batch.captured(row, decoded)
+                done[place] = self._said(starts[place], said[place], finish, cache, captured)
         left = [row for row, place in enumerate(batch.live) if place not in done]
         if left and len(left) <= len(batch.live) // 2:
             batch.keep(left)
@@ -193,19 +142,35 @@ class Engine:
             return "stop"
         return "length" if len(said) >= speech.max_new_tokens else None
 
-    def _continuation(self, batch: Batch, row: int, start: Start, said: list[int], finish: str) -> Continuation:
+    def _said(self, start: Start, said: list[int], finish: str, cache: KVCache, captured: Captured) -> Continuation:
         kept = said[:-1] if finish == "stop" else said
         return Continuation(
             token_ids=start.token_ids + tuple(kept),
             soft_NE=start.prefix.soft_NE,
             new_ids=tuple(said),
             finish=finish,
-            cache=batch.take(row, len(said) - 1),
+            cache=cache,
             cached_tokens=start.span,
             prefilled_tokens=start.num_new,
             latent_steps=0,
-            captured=batch.captured(row, len(said) - 1),
+            captured=captured,
         )
+
+    @torch.inference_mode()
+    def recite(
+        self, starts: Sequence[Start], scripts: Sequence[tuple[int, ...]], stages: AnyStages = NO_STAGES, needs: frozenset[str] = NOTHING
+    ) -> list[Continuation]:
+        """Each row says its script, prompt and words in one pass: what `speak` makes of that script, up to rounding."""
+        with memory_errors(), stages("prefill"):
+            heard = [script[:-1] for script in scripts]  # the last id has no K/V yet
+            longer = [Start(s.prefix, s.prompt_ids + h) for s, h in zip(starts, heard, strict=True)]
+            batch = self._batch(longer, 0, needs, [len(h) for h in heard])
+            batch.prefill()
+            found = []
+            for row, (start, script) in enumerate(zip(starts, scripts, strict=True)):
+                finish = "stop" if script[-1] in self.stop_ids else "script"
+                found.append(self._said(start, list(script), finish, batch.take(row, 0), batch.captured(row, 0)))
+            return found
 
     @torch.inference_mode()
     def think(
@@ -219,7 +184,7 @@ class Engine:
             soft: list[Tensor] = []
             with stages("generate"):
                 for _ in range(steps):
-                    soft.append(self._realign(hidden[-1], self._allowed(logits)))
+                    soft.append(self.realign(hidden[-1], self._allowed(logits)))
                     logits = batch.step({"inputs_embeds": soft[-1][:, None]})
             thoughts_BNE = torch.stack(soft, dim=1)
             return [self._thought(batch, r, s, thoughts_BNE[r]) for r, s in enumerate(starts)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +12,25 @@ import xxhash
 
 from avpbench import digest
 from avpbench.core import ModelSpec
+from avpbench.engine.vocabulary import meet
 from avpbench.errors import NotFound
 
 
 def weights_id(folder: Path) -> str:
-    """A hash over the tensors in the folder's safetensors files, by name; neither sharding nor file names count."""
+    """A hash over the tensors in the folder's safetensors files, by name; neither sharding nor file names count.
+
+    Read once a process, and again when a file's size or time changes.
+    """
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise NotFound(f"{folder} has no *.safetensors; wanted the weights as safetensors, as save_pretrained writes them")
+    return _hashed(tuple((file, (stat := file.stat()).st_size, stat.st_mtime_ns) for file in files))
+
+
+@lru_cache(maxsize=64)
+def _hashed(files: tuple[tuple[Path, int, int], ...]) -> str:
     rows: dict[str, str] = {}
-    for file in files:
+    for file, _, _ in files:
         with file.open("rb") as opened:
             length = int.from_bytes(opened.read(8), "little")
             if 8 + length > file.stat().st_size:
@@ -45,19 +55,14 @@ def _hash_next(opened: Any, size: int) -> str:
     return hasher.hexdigest()
 
 
-def tokenizer_id(tokenizer: Any) -> str:
-    """A hash of the token -> id map."""
-    return digest.of_json(tokenizer.get_vocab())
-
-
 def spec(name: str, config: Any, tokenizer: Any, weights: str, dtype: torch.dtype) -> ModelSpec:
-    """Who this model is."""
+    """Who this model is; its tokenizer's vocabulary is known from now on."""
     heads = config.num_attention_heads
     rope = getattr(config, "rope_parameters", None) or {"rope_theta": getattr(config, "rope_theta", None)}
     return ModelSpec(
         name=name,
         weights_id=weights,
-        tokenizer_id=tokenizer_id(tokenizer),
+        tokenizer_id=meet(tokenizer),
         family=config.model_type,
         num_layers=config.num_hidden_layers,
         num_kv_heads=getattr(config, "num_key_value_heads", None) or heads,
@@ -65,3 +70,9 @@ def spec(name: str, config: Any, tokenizer: Any, weights: str, dtype: torch.dtyp
         rope=json.dumps(rope, sort_keys=True),
         dtype=str(dtype).removeprefix("torch."),
     )
+
+
+def dtype_bits(spec: ModelSpec) -> int:
+    """Bits of a value in this model's K/V."""
+    dtype: torch.dtype = getattr(torch, spec.dtype)
+    return 8 * dtype.itemsize

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, final
+from weakref import WeakValueDictionary
 
 import torch
 
 from avpbench import digest
+from avpbench.core import ModelSpec
 from avpbench.engine.cache import refuse_partial_attention
 from avpbench.engine.engine import Engine
 from avpbench.engine.identity import spec, weights_id
@@ -22,6 +26,7 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 WAYS_ON = "Ways on: log in or connect (`hf auth login`) for the hub; model.path=DIR; model.load=dummy for timing with random weights"
 _TOKENIZER_FILES = ["*.json", "*.jinja", "*.txt", "*.model"]
 _FILES = [*_TOKENIZER_FILES, "*.safetensors"]
+_LOADED: WeakValueDictionary[ModelSpec, Engine] = WeakValueDictionary()
 
 
 @final
@@ -119,37 +124,86 @@ def _from_hub(repo: str, revision: str, files: list[str]) -> tuple[Path, str]:
     return folder, folder.name
 
 
-@lru_cache(maxsize=4)
+def spec_of(source: Source, dtype: torch.dtype) -> ModelSpec:
+    """Who the model is, from its files alone: no weight is in memory afterwards. Raises NotFound, IncompatibleModels, ConfigError."""
+    folder, _ = locate(source)
+    config = _config(source, folder)
+    refuse_partial_attention(config)
+    identity = "dummy-" + digest.of_text(f"{source.shape}/{source.seed}") if folder is None else weights_id(folder)
+    return spec(source.name, config, tokenizer_of(source)[0], identity, dtype)
+
+
+def _config(source: Source, folder: Path | None) -> Any:
+    from transformers import AutoConfig
+
+    if folder is not None:
+        return AutoConfig.from_pretrained(folder)
+    assert source.shape is not None
+    shape = json.loads(source.shape)
+    return AutoConfig.for_model(shape.pop("model_type"), **shape)
+
+
+@final
+class Kept:
+    """The engines of the last cell, for the next one that asks for the same model, dtype and device.
+
+    What the next cell does not ask for is let go before anything new is loaded: two models need not fit at once.
+    """
+
+    def __init__(self) -> None:
+        self._engines: dict[tuple[Source, ModelSpec, torch.device], Engine] = {}
+
+    def load(self, sources: Sequence[Source], device: torch.device, dtype: torch.dtype) -> list[Engine]:
+        """An engine a source; equal sources share one. Raises NotFound, IncompatibleModels, ConfigError."""
+        wanted = [(source, spec_of(source, dtype), device) for source in sources]
+        if any(key not in wanted for key in self._engines):
+            self._engines = {key: engine for key, engine in self._engines.items() if key in wanted}
+            gc.collect()  # an engine's model refers to itself
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+        for key in wanted:
+            if key not in self._engines:
+                self._engines[key] = load(key[0], device, dtype)
+        return [self._engines[key] for key in wanted]
+
+    def holds(self, sources: Sequence[Source], device: torch.device, dtype: torch.dtype) -> bool:
+        """Whether nothing of this is to be loaded."""
+        return all((source, spec_of(source, dtype), device) in self._engines for source in sources)
+
+
+KEPT = Kept()
+
+
 def load(source: Source, device: torch.device, dtype: torch.dtype) -> Engine:
-    """An engine, kept for the next cell that asks for the same one. Raises NotFound, IncompatibleModels, ConfigError."""
-    from transformers import AutoConfig, AutoModelForCausalLM
+    """A fresh engine. Raises NotFound, IncompatibleModels, ConfigError."""
+    from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    who = spec_of(source, dtype)
     folder, commit = locate(source)
     tokenizer, notes = tokenizer_of(source)
+    config = _config(source, folder)
     if folder is None:
-        assert source.shape is not None
-        shape = json.loads(source.shape)
-        config = AutoConfig.for_model(shape.pop("model_type"), **shape)
-        refuse_partial_attention(config)
-        identity = "dummy-" + digest.of_text(f"{source.shape}/{source.seed}")
         torch.manual_seed(source.seed)
         with torch.device(device):
             model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="sdpa")
         notes = (f"dummy weights (random, seed {source.seed}): timing only, answers mean nothing", *notes)
     else:
-        config = AutoConfig.from_pretrained(folder)
-        refuse_partial_attention(config)
-        identity = weights_id(folder)
         if folder.parent == ZOO:
-            _require_shipped(folder, identity)
+            _require_shipped(folder, who.weights_id)
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa").to(device)
     if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
         raise ConfigError(f"the tokenizer of {source.name} has {len(tokenizer)} tokens, its embedding fewer; name its own tokenizer")
-    who = spec(source.name, config, tokenizer, identity, dtype)
-    return Engine(model.eval(), tokenizer, who, config.max_position_embeddings, commit, notes)
+    engine = Engine(model.eval(), tokenizer, who, config.max_position_embeddings, commit, notes)
+    _LOADED[who] = engine
+    return engine
+
+
+def loaded(who: ModelSpec) -> Engine | None:
+    """The engine of this model, if one is in this process's memory."""
+    return _LOADED.get(who)
 
 
 @lru_cache(maxsize=8)

@@ -32,11 +32,12 @@ class Realign:
         else:
             mixed = hidden_BE.float() @ self._weight_EE
         norms = torch.linalg.vector_norm(mixed, dim=-1, keepdim=True)
-        realigned: Tensor = mixed * (self._mean_norm / norms)
+        realigned: Tensor = mixed * (self.mean_norm / norms)
         return realigned.to(table.dtype)
 
     @cached_property
-    def _mean_norm(self) -> Tensor:
+    def mean_norm(self) -> Tensor:
+        """The mean norm of the input embeddings, rows that pad the vocabulary left out."""
         table: Tensor = self._model.get_input_embeddings().weight
         norms: Tensor = torch.linalg.vector_norm(table[: self._vocab].float(), dim=-1)
         return norms.mean()

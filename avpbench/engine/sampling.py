@@ -1,16 +1,17 @@
-"""How the next token is chosen."""
+"""How the next token is chosen. Light to import: plans check its values without torch."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import final
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, final
 
 from avpbench import digest
 from avpbench.checks import number
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 
 @final
@@ -30,6 +31,8 @@ class Sampling:
         if self.temperature == 0:
             ids: list[int] = logits_BV.argmax(dim=-1).tolist()
             return ids
+        import torch
+
         probs_BV = torch.softmax(logits_BV.float() / self.temperature, dim=-1).cpu()
         ordered, index = probs_BV.sort(dim=-1, descending=True)
         outside = ordered.cumsum(dim=-1) - ordered >= self.top_p
@@ -40,4 +43,11 @@ class Sampling:
 
 def generator(seed: str) -> torch.Generator:
     """A generator of one sample's own: the same words give the same draws on every machine."""
-    return torch.Generator().manual_seed(digest.seed_of(seed))
+    return generator_of(digest.seed_of(seed))
+
+
+def generator_of(number: int) -> torch.Generator:
+    """The same from a number that a generator was seeded with."""
+    import torch
+
+    return torch.Generator().manual_seed(number)

@@ -6,13 +6,16 @@ from typing import final
 
 from avpbench.core import ModelSpec, Parcel
 from avpbench.errors import ConfigError
-from avpbench.links.link import Link, Message
+from avpbench.links.direct import Direct
+from avpbench.links.link import Arrived, Link, Message
 from avpbench.meter import AnyStages
 
 
 @final
 class Shared(Link):
     """Hands the parcel over as it is. The engine copies what it extends, so the sender's cache stays its own."""
+
+    kind = "shared"
 
     def check(self, sender: ModelSpec, receiver: ModelSpec) -> None:
         if sender != receiver:
@@ -23,6 +26,13 @@ class Shared(Link):
     def send(self, parcel: Parcel, stages: AnyStages) -> Message:
         return parcel
 
-    def receive(self, message: Message, stages: AnyStages) -> Parcel:
+    def fetch(self, message: Message, stages: AnyStages) -> Arrived:
         assert isinstance(message, Parcel)
         return message
+
+    def receive(self, arrived: Arrived, stages: AnyStages) -> Parcel:
+        assert isinstance(arrived, Parcel)
+        return arrived
+
+    def in_process(self) -> Link:
+        return Direct()

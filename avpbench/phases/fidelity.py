@@ -13,7 +13,7 @@ from avpbench.core import AgentState
 from avpbench.engine.attention import demand, output_errors
 from avpbench.engine.batch import Start
 from avpbench.links.direct import Direct
-from avpbench.phases.blocks import halving, run_missing
+from avpbench.phases.blocks import run_missing
 from avpbench.phases.replay import raw_transcript, replayed
 from avpbench.records import FidelityRecord, Journal
 from avpbench.strategies.raw import Raw
@@ -21,11 +21,7 @@ from avpbench.strategies.raw import Raw
 
 def run(cell: Cell, journal: Journal[FidelityRecord], check_stop: Callable[[], None]) -> None:
     """Scores every problem that the journal does not hold yet, in the blocks of the quality phase."""
-
-    def compute(block: Sequence[int]) -> list[FidelityRecord]:
-        return halving(block, lambda part: score(cell, part), _raise)
-
-    for _ in run_missing("fidelity", cell, journal, compute, check_stop):
+    for _ in run_missing("fidelity", cell, journal, lambda part: score(cell, part), _raise, check_stop):
         pass
 
 
@@ -34,7 +30,11 @@ def _raise(_index: int, error: Exception) -> FidelityRecord:
 
 
 def score(cell: Cell, indices: Sequence[int]) -> list[FidelityRecord]:
-    """KL(raw || strategy) on the gold continuation, a mean over its tokens, per problem; and what the attention reads amiss."""
+    """KL(raw || strategy) on the gold continuation, a mean over its tokens, per problem; and what the attention reads amiss.
+
+    The hops go through bytes in this process, whatever the link: the bytes are the same.
+    """
+    cell = cell.through(cell.agents[0].strategy, cell.agents[0].link.in_process())
     spoken = raw_transcript(cell, indices)
     engine = cell.agents[-1].engine
     gold = [engine.template.encode(cell.task.problem(i).solution) for i in indices]

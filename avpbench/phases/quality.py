@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 from avpbench.cell import Cell
 from avpbench.chain import ChainResult, run_chain
 from avpbench.errors import OutOfMemory, cause
-from avpbench.phases.blocks import halving, run_missing
+from avpbench.meter import total
+from avpbench.phases.blocks import run_missing
 from avpbench.records import Journal, SampleRecord, Status
 from avpbench.strategies.text import Text
 from avpbench.tasks.grading import grade
@@ -15,17 +17,15 @@ from avpbench.tasks.grading import grade
 
 def run(cell: Cell, journal: Journal[SampleRecord], check_stop: Callable[[], None]) -> Iterator[SampleRecord]:
     """Runs what the journal does not hold yet; yields each sample once it is on the disk."""
-    yield from run_missing("quality", cell, journal, lambda block: run_block(cell, block), check_stop)
-
-
-def run_block(cell: Cell, indices: Sequence[int]) -> list[SampleRecord]:
-    """The records of these problems; a failure is one too."""
 
     def compute(part: Sequence[int]) -> list[SampleRecord]:
-        results = run_chain(cell.agents, [cell.prompts(i) for i in part], cell.jobs(part))
-        return [_record(cell, i, result, len(part)) for i, result in zip(part, results, strict=True)]
+        prompts, jobs = [cell.prompts(i) for i in part], cell.jobs(part)
+        with total(cell.agents[-1].engine.device) as took:
+            results = run_chain(cell.players, prompts, jobs)
+        alone_s = took.seconds if len(part) == 1 else None
+        return [replace(_record(cell, i, r, len(part)), end_to_end_s=alone_s) for i, r in zip(part, results, strict=True)]
 
-    return halving(indices, compute, lambda index, error: _failed(cell, index, error))
+    yield from run_missing("quality", cell, journal, compute, lambda index, error: _failed(cell, index, error), check_stop)
 
 
 def _record(cell: Cell, index: int, result: ChainResult, batch_size: int) -> SampleRecord:

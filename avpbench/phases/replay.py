@@ -2,21 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import replace
+from weakref import WeakKeyDictionary
 
 from torch import Tensor
 
 from avpbench.cell import Cell
 from avpbench.chain import ChainResult, run_chain
+from avpbench.engine.engine import Engine
 from avpbench.links.shared import Shared
 from avpbench.strategies.raw import Raw
 from avpbench.strategies.strategy import Strategy
 
+_Ids = tuple[tuple[int, ...], ...]
+_SAID: WeakKeyDictionary[Engine, dict[Hashable, list[_Ids]]] = WeakKeyDictionary()  # by the last engine: gone when it is
+
 
 def raw_transcript(cell: Cell, indices: Sequence[int]) -> list[ChainResult]:
-    """The agents before the last, handing over raw caches by reference."""
-    return _ahead(cell.through(Raw(), Shared()), indices, None)
+    """The agents before the last, handing over raw caches by reference.
+
+    What they say is remembered: other strategies on the same engines hear the same words without their being spoken anew.
+    """
+    raw = cell.through(Raw(), Shared())
+    specs = tuple(agent.spec for agent in cell.agents)
+    asked = (cell.settings, specs, tuple(cell.prompts(i) for i in indices), tuple(indices))
+    known = _SAID.setdefault(cell.agents[-1].engine, {})
+    if asked in known:
+        return _ahead(raw, indices, known[asked])
+    spoken = _ahead(raw, indices, None)
+    known[asked] = [result.new_ids for result in spoken]
+    return spoken
 
 
 def replayed(

@@ -207,12 +207,7 @@ class Quantized(Strategy):
         coded.check(codes, levels_T, table)
         positions_T = (levels_T != DROPPED).nonzero()[:, 0].to(receiver.device)
         biases = key_bias(receiver.model, positions_T, range(spec.num_layers)) if bias else {}
-
-        def restore(values_HTD: Tensor, row: int, chosen: Tensor) -> None:
-            if row in biases:
-                values_HTD += biases[row][:, chosen]
-
-        rows = coded.decode(codes, levels_T, table, receiver.device, restore)
+        rows = coded.decode(codes, levels_T, table, receiver.device, biases)
         layers = spec.num_layers
         cache = KVCache(tuple(rows[:layers]), tuple(rows[layers:]), positions_T, span)
         return Prefix(token_ids=token_ids, soft_NE=soft_NE, cache=cache)

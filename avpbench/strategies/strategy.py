@@ -30,6 +30,7 @@ class Strategy(ABC):
 
     kind: ClassVar[str]  # the name on the card and in the records
     thinks: ClassVar[bool]  # can hand over what a latent step left behind
+    speaks: bool = True  # can hand over what was said
     needs: frozenset[str] = frozenset()  # what the engine is to capture of the sender's passes (avpbench.engine.capture)
 
     @abstractmethod
@@ -63,10 +64,11 @@ class Strategy(ABC):
         """A card of this strategy's own kind."""
         return CacheCard(self.kind, state.spec, body)
 
-    def own(self, parcel: Parcel) -> Parcel:
-        """The parcel, if it is of this strategy's kind; else raises WireError."""
-        if parcel.card.kind != self.kind:
-            raise WireError(f"got a parcel of kind {parcel.card.kind!r}; {self.kind} opens {self.kind!r} only")
+    def own(self, parcel: Parcel, *also: str) -> Parcel:
+        """The parcel, if it is of this strategy's kind or one of these others; else raises WireError."""
+        opens = (self.kind, *also)
+        if parcel.card.kind not in opens:
+            raise WireError(f"got a parcel of kind {parcel.card.kind!r}; {self.kind} opens {', '.join(map(repr, opens))} only")
         return parcel
 
 

@@ -6,16 +6,15 @@ from typing import final
 
 from avpbench.core import AgentState, ModelSpec, Parcel, Prefix
 from avpbench.engine.engine import Engine
-from avpbench.prompts import as_json
 from avpbench.strategies.strategy import Strategy
-from avpbench.strategies.words import rows, turns
+from avpbench.strategies.words import TEXT, prefix, rows
 
 
 @final
 class Text(Strategy):
     """Completions only, all of them so far; nothing of what the agents were asked."""
 
-    kind = "text"
+    kind = TEXT
     thinks = False
 
     def check(self, sender: ModelSpec, receiver: ModelSpec) -> None:
@@ -25,4 +24,4 @@ class Text(Strategy):
         return Parcel(self.card(state, turns=rows(state, whole=False)))
 
     def inject(self, parcel: Parcel, receiver: Engine) -> Prefix:
-        return Prefix(text=as_json(turns(self.own(parcel)), whole=False))
+        return prefix(self.own(parcel))

@@ -1,11 +1,18 @@
-"""Turns on a card, for the strategies that hand over words."""
+"""Turns on a card, for the strategies that hand over words or may have to fall back to them."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
-from avpbench.core import AgentState, Parcel, Turn
+from avpbench.core import LATENT, AgentState, CacheCard, KVCache, Parcel, Prefix, Turn
+from avpbench.engine.batch import Start
+from avpbench.engine.continuation import Speech
+from avpbench.engine.engine import Engine
+from avpbench.engine.sampling import Sampling, generator
 from avpbench.errors import WireError
+from avpbench.prompts import as_json
+
+TEXT = "text"  # the kind of a parcel that any strategy with a fallback makes and opens
 
 
 def turns(parcel: Parcel) -> tuple[Turn, ...]:
@@ -25,3 +32,30 @@ def rows(state: AgentState, whole: bool) -> list[dict[str, str]]:
     """What came with the received parcel and the state's own turn; without `whole`, nothing of what was asked."""
     told = (*(turns(state.received) if state.received else ()), state.turn)
     return [asdict(turn if whole else Turn(turn.role, "", turn.said)) for turn in told]
+
+
+def fallback(state: AgentState, sender: Engine, reason: str, max_tokens: int) -> Parcel:
+    """What `text` would hand over, with the reason why on the card.
+
+    An agent that only thought speaks first, greedily and at most `max_tokens`; the card says how many tokens that took.
+    """
+    turn, count = _spoken(state, sender, max_tokens)
+    body: dict[str, object] = {"turns": rows(replace(state, turn=turn), whole=False)}
+    return Parcel(CacheCard(TEXT, state.spec, body | ({"spoken_tokens": count} if count else {}), reason))
+
+
+def _spoken(state: AgentState, sender: Engine, max_tokens: int) -> tuple[Turn, int]:
+    if state.token_ids[-1] != LATENT:
+        return state.turn, 0
+    cache = state.cache  # its last thought is read again, for the logits of the first word
+    halves = [tuple(t[:, :-1] for t in half) for half in (cache.keys_HTD, cache.values_HTD)]
+    ahead = KVCache(halves[0], halves[1], cache.positions_T[:-1], cache.span - 1)
+    start = Start(Prefix(token_ids=state.token_ids, soft_NE=state.soft_NE, cache=ahead), ())
+    bound = min(max_tokens, sender.window - cache.span)
+    done = sender.speak([start], [Speech(bound, generator("fallback"))], Sampling())[0]
+    return replace(state.turn, said=sender.decode(done.new_ids)), len(done.new_ids)
+
+
+def prefix(parcel: Parcel) -> Prefix:
+    """Where the receiver of words starts."""
+    return Prefix(text=as_json(turns(parcel), whole=False))

@@ -22,5 +22,8 @@ class Console(Tracker):
     def sample(self, record: SampleRecord) -> None:
         """The progress bar shows it."""
 
+    def preempted(self) -> None:
+        """The run says it."""
+
     def finish(self, folder: Path, samples: Sequence[SampleRecord], summary: Summary | None) -> None:
         """Nothing to close."""

@@ -23,5 +23,9 @@ class Tracker(ABC):
         """A sample is on the disk."""
 
     @abstractmethod
+    def preempted(self) -> None:
+        """A scheduler takes the machine away; `finish` follows at once."""
+
+    @abstractmethod
     def finish(self, folder: Path, samples: Sequence[SampleRecord], summary: Summary | None) -> None:
         """The run ends; `summary` is None where it was stopped or failed."""

@@ -78,6 +78,14 @@ class Wandb(Tracker):
             say(f"W&B is left out from here on ({cause(error)}); the records are kept without it")
             self._run = None
 
+    def preempted(self) -> None:
+        if self._run is None:
+            return
+        try:
+            self._run.mark_preempting()
+        except Exception as error:  # nor one that cannot be told
+            say(f"W&B was not told of the preemption ({cause(error)})")
+
     def finish(self, folder: Path, samples: Sequence[SampleRecord], summary: Summary | None) -> None:
         if self._run is None:
             return

@@ -25,7 +25,7 @@ from avpbench.agents import Agent, Speak
 from avpbench.build import build
 from avpbench.config import compose
 from avpbench.core import Prompt
-from avpbench.engine.engine import Speech
+from avpbench.engine.continuation import Speech
 from avpbench.engine.load import load
 from avpbench.engine.sampling import Sampling, generator
 from avpbench.errors import AvpBenchError
@@ -54,7 +54,7 @@ def main(mutations: int) -> None:
             good, rng = bytes(wire.encode(parcel)), random.Random(codec)
             for number in range(mutations // len(CODECS)):
                 bad = damaged(good, rng) if number % 2 else hostile(parcel, rng)
-                watched = number % 20 < 2  # watching costs much time
+                watched = number % 20 < 2 and number >= 100  # it costs much time; the first ones import what is imported once
                 buffer = bytearray(bad)
                 if watched:
                     tracemalloc.start()

@@ -29,6 +29,7 @@ def content(path: Path) -> list[dict[str, Any]]:
     """Samples without process numbers and seconds."""
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     for row in rows:
+        del row["end_to_end_s"]
         for hop in row["hops"]:
             del hop["sender_pid"], hop["receiver_pid"], hop["stages_s"]
     return rows

@@ -1,0 +1,102 @@
+"""Stages on top of each other, and the map of who hands over fastest."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any
+
+from matplotlib.patches import Patch
+
+from analysis import style, timing
+from analysis.errors import Refused
+from analysis.estimates import Point, number
+from analysis.panel import Panel
+from avpbench.summary import REFERENCE
+
+_BANDWIDTHS = [10 ** (7 + k / 20) for k in range(101)]  # 10 Mbit/s to 1 Tbit/s
+
+
+def stack(panel: Panel, ax: Any) -> None:
+    """A bar a line at the spec's one x, its stages on top of each other."""
+    spec, found = panel.spec, {}
+    for label, own in spec.lines.items():
+        point = panel.point(label, own, spec.x.values[0])
+        if point is None:
+            continue
+        try:
+            found[label] = timing.stages(point)
+            panel.nums.append(len(timing.blocks(point, "stages", (point.entrant,))))
+        except Refused as error:
+            panel.refused.append(f"{label}: {error}")
+    names = list(dict.fromkeys(name for spent in found.values() for name in spent))
+    base = dict.fromkeys(found, 0.0)
+    for place, name in enumerate(names):
+        heights = [style.drawn(1000 * found[label].get(name, 0.0)) for label in found]
+        hatch, colour = style.HATCHES[place % len(style.HATCHES)], style.COLOURS[1:][place % (len(style.COLOURS) - 1)]
+        ax.bar(list(found), heights, bottom=list(base.values()), label=name, color=colour, hatch=hatch, edgecolor="white", linewidth=0.4)
+        base = {label: base[label] + h for label, h in zip(found, heights, strict=True)}
+    ax.set_ylabel("stages of the hand-off (ms)")
+    ax.set_xlabel(f"{spec.x.label} {spec.x.values[0]}")
+    ax.tick_params(axis="x", labelsize=7)
+    if names:
+        ax.legend()
+
+
+def winners(panel: Panel, ax: Any) -> None:
+    """Who hands over fastest at each x and bandwidth, T = hand-off through memory + bits / bandwidth; break-even with its interval."""
+    spec = panel.spec
+    labels = list(spec.lines)
+    for column, x in enumerate(spec.x.values):
+        costs: dict[str, tuple[float, float]] = {}
+        for label, own in spec.lines.items():
+            point = panel.point(label, own, x)
+            spent = panel.estimate("handoff_s", point) if point else None
+            if point and spent:
+                size = timing.blocks(point, "handoff", (point.entrant,), "wire_bytes")[point.entrant].mean()
+                costs[label] = spent.value, 8 * float(size)
+                _break_even(panel, ax, column, label, point)
+        for low, high, label in _runs(costs):
+            k = labels.index(label)
+            ax.bar(column, high - low, bottom=low, width=1, **_fill(k))
+    ax.legend(handles=[Patch(label=label, **_fill(k)) for k, label in enumerate(labels)], loc="upper right", title="fastest")
+    ax.set_yscale("log")
+    ax.set_ylim(_BANDWIDTHS[0], _BANDWIDTHS[-1])
+    ax.set_xticks(range(len(spec.x.values)), [str(v) for v in spec.x.values])
+    ax.set_xlabel(spec.x.label)
+    ax.set_ylabel("bandwidth (bit/s)")
+
+
+def _runs(costs: dict[str, tuple[float, float]]) -> list[tuple[float, float, str]]:
+    """Runs of bandwidth, low to high, and who is fastest there."""
+    runs: list[tuple[float, float, str]] = []
+    for low, high in itertools.pairwise(_BANDWIDTHS):
+        if not costs:
+            break
+        middle = math.sqrt(low * high)
+        best = min(costs, key=lambda label: costs[label][0] + costs[label][1] / middle)
+        if runs and runs[-1][2] == best:
+            runs[-1] = (runs[-1][0], high, best)
+        else:
+            runs.append((low, high, best))
+    return runs
+
+
+def _break_even(panel: Panel, ax: Any, column: int, label: str, point: Point) -> None:
+    if point.entrant == REFERENCE:
+        panel.remarks.append(
+            f"F = {number(timing.achieved_flop_per_s(point) / 1e9, '')} GFLOP/s at {point.first.facts[panel.spec.x.fact]}."
+        )
+        return
+    value, low, high = timing.break_even(point)
+    if math.isfinite(value) and value > 0:
+        place = list(panel.spec.lines).index(label)
+        top = min(high, _BANDWIDTHS[-1] * 10)
+        ax.errorbar(
+            [column + 0.12 * (place - 1)], [style.drawn(value)], yerr=[[style.drawn(value - low)], [style.drawn(top - value)]],
+            marker=style.MARKERS[place], color="black", capsize=2, markersize=4,
+        )  # fmt: skip
+
+
+def _fill(place: int) -> dict[str, Any]:
+    return {"facecolor": style.COLOURS[1:][place % 7], "alpha": 0.55, "hatch": style.HATCHES[place % 8], "edgecolor": "white"}

@@ -1,0 +1,120 @@
+"""Cells that can be asked for by what they are, and the refusal of comparisons that would mean nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, final
+
+import pandas as pd
+
+from analysis.errors import Refused
+from analysis.studies import Study
+
+Where = Mapping[str, Any]
+ORGANISM = "an embedded model is a model organism: it shows whether a hand-off carries what it should; its timings measure Python"
+_SAME = ("device", "dtype", "prompts", "data")
+_SHORT = {  # facts that studies select by, and where the config has them
+    "variant": "model.variant", "load": "model.load", "level": "task.level", "fraction": "strategy.fraction",
+    "requantize": "strategy.requantize", "bandwidth": "link.bandwidth", "draw": "strategy.controller.seed",
+}  # fmt: skip
+
+
+@final
+@dataclass(frozen=True, eq=False, slots=True)
+class Cell:
+    """One run: its facts (summary, shorthands and the dotted config), its records, and what is wrong with it."""
+
+    study: str
+    hash: str
+    facts: dict[str, Any]
+    meta: dict[str, Any]
+    samples: pd.DataFrame
+    latency: pd.DataFrame
+    fidelity: pd.DataFrame
+    problem: str | None
+
+    @property
+    def label(self) -> str:
+        """The strategy with its parts."""
+        return str(self.facts["label"])
+
+    @property
+    def on_cuda(self) -> bool:
+        return not str(self.meta["identity"]["device"]).startswith("cpu")
+
+    def matches(self, where: Where) -> bool:
+        """Whether every named fact is the wanted one, or one of the wanted ones; absent facts are None."""
+        return all(_is(self.facts.get(key), wanted) for key, wanted in where.items())
+
+
+def _is(fact: Any, wanted: Any) -> bool:
+    if isinstance(wanted, list):
+        return any(_is(fact, one) for one in wanted)
+    return bool(fact == wanted)
+
+
+def cells_of(study: Study) -> list[Cell]:
+    """A study's cells, in the order of their folders' names."""
+    frames = {kind: _by_cell(getattr(study, kind)) for kind in ("samples", "latency", "fidelity")}
+    found = []
+    for name, one in sorted(study.cells.items(), key=lambda item: str(item[1]["folder"])):
+        parts = {kind: frames[kind].get(name, pd.DataFrame()) for kind in frames}
+        problem = study.damaged.get(name) or _problem(one, parts["samples"])
+        found.append(Cell(study.name, name, _facts(study.name, one), one["meta"], **parts, problem=problem))
+    return found
+
+
+def _by_cell(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    return {} if frame.empty else {str(name): part for name, part in frame.groupby("cell", sort=False)}
+
+
+def _problem(cell: dict[str, Any], samples: pd.DataFrame) -> str | None:
+    """Why the cell's numbers may not be used; None where they may."""
+    gates = cell["meta"]["gates"]
+    if not gates:
+        return "its validity gates were switched off"
+    if failed := [g["name"] for g in gates if not g["passed"]]:
+        return f"its validity gates failed: {', '.join(failed)}"
+    wanted = cell["summary"]["num_samples"]
+    if wanted != len(samples):
+        return f"it has records of {len(samples)} samples, and its summary counts {wanted}"
+    return None
+
+
+def _facts(study: str, cell: dict[str, Any]) -> dict[str, Any]:
+    config = dict(_dotted(cell["meta"]["config"]))
+    link = str(config.get("link._target_", "")).split(".")[-2:-1]
+    short = {name: config.get(key) for name, key in _SHORT.items()}
+    facts: dict[str, Any] = config | short | {"link": link[0] if link else None} | cell["summary"]
+    return facts | {"study": study, "folder": cell["folder"]}
+
+
+def _dotted(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, inner in value.items():
+        if isinstance(inner, Mapping):
+            yield from _dotted(inner, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", inner
+
+
+def usable(cells: Iterable[Cell]) -> None:
+    """Raises Refused, naming the first cell that may not be used."""
+    for cell in cells:
+        if cell.problem:
+            raise Refused(f"{cell.facts['folder']}: {cell.problem}")
+
+
+def comparable(cells: Sequence[Cell]) -> None:
+    """Raises Refused unless the cells may stand in one comparison: usable, and of one device, dtype, wording and data."""
+    usable(cells)
+    for key in _SAME:
+        values = {str(cell.meta["identity"].get(key)): cell for cell in cells}
+        if len(values) > 1:
+            named = "; ".join(f"{cell.facts['folder']}: {value}" for value, cell in sorted(values.items(), key=lambda v: v[0]))
+            raise Refused(f"they differ in {key} ({named})")
+
+
+def codes_of(cells: Iterable[Cell]) -> set[str]:
+    """The versions of the source that the cells ran."""
+    return {str(cell.meta["identity"]["code"]) for cell in cells}

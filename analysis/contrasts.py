@@ -1,0 +1,111 @@
+"""The contrasts that a study named before its records: effect, p, Holm's p over all of them, and a verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import final
+
+from analysis import quality, timing
+from analysis.cells import ORGANISM, Cell
+from analysis.declared import ContrastSpec, Declared, Where, combinations, filled
+from analysis.errors import MismatchedSamples, Refused
+from analysis.estimates import Estimate, Point, number, point_of, spoken
+from analysis.metrics import metric
+from analysis.stats import holm
+from analysis.tables import Entry, Table
+
+LEVEL = 0.05
+SEEDS = 3
+
+
+@final
+@dataclass(frozen=True, eq=False, slots=True)
+class _Found:
+    effect: Estimate
+    p: float
+    detectable: float | None
+    by_seed: tuple[float, ...]
+    unit: str
+    none: float  # the effect that is no effect
+
+
+def table(study: Declared, cells: Sequence[Cell]) -> Table:
+    """All of a study's contrasts; Holm is over those that the README names, the missing ones counted as p = 1."""
+    shown = Table(f"{study.name}_contrasts", "Contrasts named before the records", [])
+    found: dict[str, tuple[ContrastSpec, _Found]] = {}
+    names = []
+    for spec in study.contrasts:
+        for chosen in combinations(spec.each):
+            name = filled(spec.name, chosen)
+            names.append(name)
+            try:
+                found[name] = spec, _measured(spec, cells, {"study": study.name} | spec.where | chosen, study.command)
+            except (Refused, MismatchedSamples) as error:
+                text = str(error)
+                shown.note(text if text.startswith("missing") else f"{name}: refused: {text}")
+    if not found:
+        return shown
+    shown.header[:] = ["contrast", "n", "effect", "p", "p (Holm)", "MDD", "seeds alike", "verdict"]
+    adjusted = holm({name: found[name][1].p if name in found else 1.0 for name in names})
+    shown.rows += [_row(name, spec, one, adjusted[name]) for name, (spec, one) in found.items()]
+    if any(cell.facts.get("model.zoo") for _, one in found.values() for cell in one.effect.cells):
+        shown.note(ORGANISM)
+    shown.note(f"Holm over {len(names)} contrasts; MDD: the least difference that would have shown (80% power, 5% level)")
+    return shown
+
+
+def _measured(spec: ContrastSpec, cells: Sequence[Cell], where: Where, run: str) -> _Found:
+    a, b = (_point(cells, spec.name, {**where, **side}, run) for side in (spec.a, spec.b))
+    if spec.metric in timing.CLOCKS:
+        if a.cells != b.cells:
+            raise Refused("timings are compared within the same blocks only: a and b must be entrants of one cell")
+        ratio, p = timing.faster(a, timing.CLOCKS[spec.metric], b.entrant)
+        return _Found(ratio, p, None, (), "x", 1.0)
+    if (column := paired_column(spec.metric)) is not None:
+        paired = quality.contrast(a, b, column)
+        is_ratio = spec.metric.startswith("ratio:")
+        unit = metric(spec.metric).unit
+        return _Found(metric(spec.metric).compute(a, b), paired.p, None, paired.by_seed, unit, 1.0 if is_ratio else 0.0)
+    found = quality.contrast(a, b, spec.metric)
+    unit = "points" if spec.metric == "accuracy" else metric(spec.metric).unit
+    return _Found(found.effect, found.p, found.detectable, found.by_seed, unit, 0.0)
+
+
+def paired_column(name: str) -> str | None:
+    """What a metric of two pairs by problem, for its p: a saving or `ratio:KEY`; None for others."""
+    return name.removeprefix("ratio:") if name.startswith("ratio:") else quality.SAVINGS.get(name)
+
+
+def _point(cells: Sequence[Cell], label: str, where: Where, run: str) -> Point:
+    entrant = where.pop("entrant", None)
+    return point_of(cells, str(where.get("strategy", label)), where, entrant, run)
+
+
+def _row(name: str, spec: ContrastSpec, found: _Found, adjusted: float) -> list[Entry]:
+    cell = found.effect.cells[0]
+    detectable = "-" if found.detectable is None else number(found.detectable, found.unit).lstrip("+")
+    signs = {value > 0 for value in found.by_seed}
+    alike = "-" if len(found.by_seed) < 2 else f"{'yes' if len(signs) == 1 else 'no'} ({len(found.by_seed)})"
+    return [
+        Entry(name),
+        Entry(str(found.effect.num), cell),
+        Entry(spoken(found.effect, found.unit), cell),
+        Entry(f"{found.p:.2g}", cell),
+        Entry(f"{adjusted:.2g}", cell),
+        Entry(detectable, cell),
+        Entry(alike),
+        Entry(_verdict(spec, found, adjusted), cell),
+    ]
+
+
+def _verdict(spec: ContrastSpec, found: _Found, adjusted: float) -> str:
+    effect = found.effect
+    assert effect.low is not None
+    assert effect.high is not None
+    if adjusted > LEVEL or effect.low <= found.none <= effect.high:
+        return "no difference shown"
+    more = effect.value > found.none
+    alike = len({value > 0 for value in found.by_seed}) == 1 and len(found.by_seed) >= SEEDS
+    narrow = "" if alike or found.unit == "x" else f", in {len(found.by_seed)} training seed{'s' if len(found.by_seed) > 1 else ''}"
+    return ("holds" if more == (spec.expect == "more") else "the reverse holds") + narrow

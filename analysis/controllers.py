@@ -1,0 +1,91 @@
+"""T3: controllers at equal bits, against uniform and their own permutation, and how far they go towards the oracle."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from analysis import quality
+from analysis.cells import ORGANISM, Cell
+from analysis.declared import TableSpec, Where, combinations, filled
+from analysis.errors import MismatchedSamples, Refused
+from analysis.estimates import Point, spoken
+from analysis.tables import Entry, Table, points
+
+EQUAL = 0.02  # the share by which true bits may differ in one comparison
+
+
+def tables(spec: TableSpec, cells: Sequence[Cell], where: Where, run: str) -> list[Table]:
+    """A table for every combination of `each`; a row `random NAME` is the permutation of the controller NAME."""
+    found = []
+    for chosen in combinations(spec.each):
+        suffix = "".join(f"_{key}{value}" for key, value in chosen.items())
+        table = Table(spec.name + suffix, filled(spec.title, chosen), [])
+        _fill(table, points(table, cells, spec.rows, where | spec.where | chosen, run))
+        found.append(table)
+    return found
+
+
+def _fill(table: Table, rows: dict[str, Point]) -> None:
+    if not rows:
+        return
+    table.header[:] = ["controller", "n", "true bits", "KL", "median", "p99", "accuracy", "KL - uniform", "KL - its random", "share of gap"]
+    for label, point in rows.items():
+        own = rows.get(f"random {label}", rows.get("random"))
+        table.rows.append(
+            [
+                Entry(label),
+                Entry(str(point.first.facts["num_samples"])),
+                table.number("mean_bits", point),
+                table.number("kl", point),
+                _quantile(point, 0.5),
+                _quantile(point, 0.99),
+                table.number("accuracy", point),
+                _against(table, point, rows.get("uniform")),
+                _against(table, point, own),
+                _share(table, point, own, rows.get("oracle")),
+            ]
+        )
+    if any(cell.facts.get("model.zoo") for point in rows.values() for cell in point.cells):
+        table.note(ORGANISM)
+    table.note("KL in nats a token of the gold continuation; differences are paired by problem, below zero is better")
+    table.note("share of gap: (random - it) / (random - oracle), left out where random and oracle cannot be told apart")
+
+
+def _quantile(point: Point, share: float) -> Entry:
+    try:
+        found = quality.quantile(point, "kl", share)
+    except Refused:
+        return Entry("-")
+    return Entry(f"{found.value:.4g}", point.first)
+
+
+def equal_bits(point: Point, other: Point) -> None:
+    """Raises Refused where the true bits differ by more than EQUAL."""
+    try:
+        mine, theirs = (quality.average(p, "mean_bits", interval=False).value for p in (point, other))
+    except Refused as error:  # quality was off: the budgets are what is known
+        mine, theirs = (float(p.first.facts.get("budget_bits") or 0) for p in (point, other))
+        if not mine or not theirs:
+            raise Refused(f"true bits are not known: {error}") from error
+    if abs(mine - theirs) > EQUAL * theirs:
+        raise Refused(f"{point.label} takes {mine:.2f} true bits, {other.label} {theirs:.2f}")
+
+
+def _against(table: Table, point: Point, other: Point | None) -> Entry:
+    if other is None or other is point:
+        return Entry("-")
+    try:
+        equal_bits(point, other)
+        return Entry(spoken(quality.contrast(point, other, "kl").effect, "nats"), point.first)
+    except (Refused, MismatchedSamples) as error:
+        table.note(f"{point.label} against {other.label}: refused: {error}")
+        return Entry("-")
+
+
+def _share(table: Table, point: Point, random: Point | None, oracle: Point | None) -> Entry:
+    if random is None or oracle is None or point in (random, oracle):
+        return Entry("-")
+    try:
+        return table.entry(quality.share_of_gap(point, random, oracle), "%")
+    except (Refused, MismatchedSamples):
+        return Entry("-")

@@ -1,0 +1,218 @@
+"""What a study promises before its records exist: the YAML block of experiments/STUDY/README.md, figures.yaml, and the claims.
+
+The README is where a person reads the question and the contrasts; the tables are made from the same block. figures.yaml beside it
+is a list of FigureSpec.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from dataclasses import MISSING, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, TypeVar, final
+
+import yaml
+
+from analysis.errors import Undeclared
+
+EXPERIMENTS = Path("experiments")
+_BLOCK = re.compile(r"^```yaml\n(.*?)^```", re.MULTILINE | re.DOTALL)
+_T = TypeVar("_T")
+Where = dict[str, Any]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class TableSpec:
+    """Rows by label; `kind` says which table. Rows named raw, text, reprefill, blank and shuffled play those parts."""
+
+    name: str
+    kind: str  # strategies | controllers | timings
+    title: str
+    rows: dict[str, Where]
+    where: Where = field(default_factory=dict)
+    each: dict[str, list[Any]] = field(default_factory=dict)  # a table of its own for every combination
+    across: dict[str, list[Any]] = field(default_factory=dict)  # timings: rows for every combination
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class ContrastSpec:
+    """a - b of a metric, expected `less` or `more`; with `each`, one for every combination, the name filled in.
+
+    Where the metric is a clock (ttft_host, ttft_device, handoff), a and b are entrants (`entrant`) of the same timed blocks, and
+    the effect is the ratio T_b / T_a.
+    """
+
+    name: str
+    metric: str
+    a: Where
+    b: Where
+    expect: str
+    where: Where = field(default_factory=dict)
+    each: dict[str, list[Any]] = field(default_factory=dict)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """What runs along x: a fact and its values; `metric` draws each point at a measured number instead of the value."""
+
+    fact: str
+    values: list[Any]
+    label: str
+    scale: str = "linear"
+    metric: str | None = None
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class PanelSpec:
+    """One pair of axes. kind: lines | stack | map."""
+
+    title: str
+    lines: dict[str, Where]
+    x: Axis
+    metric: str = ""
+    kind: str = "lines"
+    scale: str = "linear"
+    where: Where = field(default_factory=dict)
+    against: Where | None = None
+    limit: str | None = None  # a metric drawn dashed beside each line
+    levels: dict[str, Where] = field(default_factory=dict)
+    marks: dict[str, list[float]] = field(default_factory=dict)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class FigureSpec:
+    name: str
+    caption: str
+    panels: list[PanelSpec]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """A study as its README has it."""
+
+    name: str
+    folder: str  # of experiments, where the README is
+    title: str
+    question: str
+    command: str
+    tables: list[TableSpec]
+    contrasts: list[ContrastSpec]
+    figures: list[FigureSpec]
+    organism: str = ""  # the embedded models' own words of the command; empty where the study has none of them
+    also: list[str] = field(default_factory=list)  # the same study with other models: shown where it is published
+    optional: bool = False
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Measure:
+    label: str
+    metric: str
+    cells: Where
+    against: Where | None = None
+    entrant: str | None = None
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A published claim: their number, how it is measured here, and the rule that gives the verdict its wording."""
+
+    claim: str
+    source: str
+    theirs: str
+    definition: str
+    differs: str
+    study: str
+    measures: list[Measure]
+    needs: str  # any | cuda | real
+    verdict: dict[str, str]  # holds, fails, unclear; {0}, {1} ... are the measures
+    at_least: float | None = None
+    at_most: float | None = None
+
+
+def studies(root: Path) -> list[Declared]:
+    """Every study with a YAML block in its README, by name."""
+    found = []
+    for path in sorted(root.glob("*/README.md")):
+        text = path.read_text(encoding="utf-8")
+        if block := _BLOCK.search(text):
+            study = _study(path, text, _parsed(path, block.group(1)))
+            found += [replace(study, command=f"{study.command} {study.organism}".strip()), *(_other(study, name) for name in study.also)]
+    return found
+
+
+def _other(study: Declared, name: str) -> Declared:
+    """The same tables and figures of another model's records."""
+    suffix = name.removeprefix(study.name)
+    return replace(
+        study,
+        name=name,
+        title=f"{study.title}: {suffix.lstrip('_')}",
+        command=study.command.replace(f"experiment={study.name}", f"experiment={name}"),
+        tables=[replace(table, name=table.name + suffix) for table in study.tables],
+        figures=[replace(figure, name=figure.name + suffix) for figure in study.figures],
+        organism="",
+        also=[],
+        optional=True,
+    )
+
+
+def claims(root: Path) -> list[Claim]:
+    """The claims of claims.yaml, in its order; none where there is no such file."""
+    path = root / "claims.yaml"
+    if not path.exists():
+        return []
+    rows = _parsed(path, path.read_text(encoding="utf-8"))
+    return [_made(path, Claim, row | {"measures": [_made(path, Measure, m) for m in row.get("measures", [])]}) for row in rows]
+
+
+def _study(path: Path, text: str, block: dict[str, Any]) -> Declared:
+    lines = text.splitlines()
+    question = next((line for line in lines[1:] if line.strip()), "")
+    drawn = path.with_name("figures.yaml")
+    figures = _parsed(drawn, drawn.read_text(encoding="utf-8")) if drawn.exists() else []
+    given: dict[str, Any] = {"name": path.parent.name, "folder": path.parent.name, "title": lines[0].lstrip("# "), "question": question}
+    given |= {"contrasts": [], "tables": []} | block
+    given["tables"] = [_made(path, TableSpec, t) for t in given["tables"]]
+    given["contrasts"] = [_made(path, ContrastSpec, c) for c in given["contrasts"]]
+    given["figures"] = [_made(drawn, FigureSpec, f | {"panels": [_panel(drawn, p) for p in f["panels"]]}) for f in figures]
+    return _made(path, Declared, given)
+
+
+def _panel(path: Path, panel: dict[str, Any]) -> PanelSpec:
+    return _made(path, PanelSpec, panel | {"x": _made(path, Axis, panel.get("x", {}))})
+
+
+def _parsed(path: Path, text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise Undeclared(f"{path}: the YAML cannot be read ({error})") from error
+
+
+def _made(path: Path, kind: type[_T], values: dict[str, Any]) -> _T:
+    known = {f.name: f for f in fields(kind)}  # type: ignore[arg-type]
+    needed = {n for n, f in known.items() if f.default is MISSING and f.default_factory is MISSING}
+    if wrong := values.keys() - known.keys() or needed - values.keys():
+        raise Undeclared(f"{path}: {kind.__name__} has or lacks {', '.join(sorted(wrong))}; it takes {', '.join(known)}")
+    return kind(**values)
+
+
+def combinations(each: dict[str, list[Any]]) -> list[Where]:
+    """Every combination of these values; one empty one where there are none."""
+    return [dict(zip(each, values, strict=True)) for values in itertools.product(*each.values())]
+
+
+def filled(text: str, chosen: Where) -> str:
+    """The text with every {fact} that was chosen put in."""
+    for key, value in chosen.items():
+        text = text.replace(f"{{{key}}}", str(value))
+    return text

@@ -1,0 +1,65 @@
+"""Figures from their declarations: what is there is drawn, and what is missing or refused is said in the figure."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import final
+
+from matplotlib import pyplot
+
+from analysis import style
+from analysis.barplots import stack, winners
+from analysis.cells import Cell, Where
+from analysis.declared import FigureSpec
+from analysis.lineplot import lines
+from analysis.panel import Panel
+
+_KINDS = {"lines": lines, "stack": stack, "map": winners}
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """A figure's files (none where nothing could be drawn), its caption, and what is not in it."""
+
+    name: str
+    files: dict[str, bytes]
+    caption: str
+    gaps: list[str]
+
+
+def draw(spec: FigureSpec, cells: Sequence[Cell], where: Where, run: str) -> Drawn:
+    """Draws every panel. Cells that are absent are named in the figure and in `gaps`, with the command that makes them."""
+    panels = [Panel(one, cells, where) for one in spec.panels]
+    with style.styled():
+        figure, axes = pyplot.subplots(1, len(panels), figsize=(4.2 * len(panels), 3.7), squeeze=False, layout="constrained")
+        for panel, ax in zip(panels, axes[0], strict=True):
+            _KINDS[panel.spec.kind](panel, ax)
+            ax.set_title(panel.spec.title)
+        gaps = _gaps(panels, run)
+        if gaps:
+            figure.supxlabel(textwrap.shorten("; ".join(gaps), 230), fontsize=6.5, color="#555555", wrap=True)
+        nums = [n for panel in panels for n in panel.nums]
+        files = style.files(figure, spec.name) if nums else {}
+    return Drawn(spec.name, files, _caption(spec, panels, nums), gaps)
+
+
+def _gaps(panels: Sequence[Panel], run: str) -> list[str]:
+    absent: dict[str, list[str]] = {}
+    for panel in panels:
+        for label, places in panel.absent.items():
+            held = absent.setdefault(label, [])
+            held += [p for p in places if p not in held]
+    parts = [f"{label} at {', '.join(filter(None, places))}" if any(places) else label for label, places in absent.items()]
+    gaps = [f"missing: {'; '.join(parts)}; run: {run}"] if parts else []
+    return gaps + list(dict.fromkeys(f"refused: {text}" for panel in panels for text in panel.refused))
+
+
+def _caption(spec: FigureSpec, panels: Sequence[Panel], nums: Sequence[int]) -> str:
+    if not nums:
+        return spec.caption
+    count = f"{min(nums)}" if min(nums) == max(nums) else f"{min(nums)} to {max(nums)}"
+    remarks = " ".join(dict.fromkeys(text for panel in panels for text in panel.remarks))
+    return f"{spec.caption} n = {count} (problems, or blocks where seconds are shown) a point; bars are 95% intervals. {remarks}".strip()

@@ -1,0 +1,89 @@
+"""One self-contained page: sortable tables, the figures, and transcripts side by side, hop by hop."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from analysis.cells import Cell, cells_of
+from analysis.evidence import gather
+from analysis.figures import Drawn
+from analysis.publish import PUBLISHED
+from analysis.runs import compare, folders
+from analysis.studies import load_runs, transcripts
+from analysis.tables import Table
+
+_PAGE = Path(__file__).parent / "page"
+PROBLEMS = 20  # of each study, with their transcripts
+_TURN = ("role", "said", "cached_tokens", "prefilled_tokens", "generated_tokens", "latent_steps")
+
+
+def write(runs: Sequence[Path], out: Path, published: Path = PUBLISHED) -> Path:
+    """Writes the page of these runs, or of everything published where there are none; returns its path."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(_of_runs(runs) if runs else _of_published(published), encoding="utf-8")
+    return out
+
+
+def _of_published(published: Path) -> str:
+    evidence = gather(published)
+    chapters = [chapter for chapter in evidence.chapters if chapter.published]
+    tables = [evidence.claims, *(table for chapter in chapters for table in chapter.tables)]
+    texts = {name: transcripts(name, PROBLEMS, published) for name in dict.fromkeys(cell.study for cell in evidence.cells)}
+    return page(tables, [figure for chapter in chapters for figure in chapter.figures], evidence.cells, texts)
+
+
+def _of_runs(runs: Sequence[Path]) -> str:
+    study = load_runs(folders(runs))
+    samples = study.samples
+    ids = sorted(set(samples.sample_id))[:PROBLEMS] if len(samples) else []
+    texts = {study.name: samples[samples.sample_id.isin(ids)] if ids else samples}
+    return page([compare(runs)], [], cells_of(study), texts)
+
+
+def page(tables: Sequence[Table], figures: Sequence[Drawn], cells: Sequence[Cell], texts: dict[str, pd.DataFrame]) -> str:
+    """The page as text; `texts` are samples with their transcripts, by study."""
+    data = {
+        "tables": [_table(table) for table in tables],
+        "figures": [_figure(figure) for figure in figures if figure.files],
+        "cells": {cell.hash: _cell(cell) for cell in cells},
+        "samples": {study: _samples(frame) for study, frame in texts.items()},
+    }
+    parts = {"STYLE": "page.css", "SCRIPT": "page.js"}
+    made = (_PAGE / "page.html").read_text(encoding="utf-8")
+    for name, file in parts.items():
+        made = made.replace(f"/*{name}*/", (_PAGE / file).read_text(encoding="utf-8"))
+    return made.replace("/*DATA*/", json.dumps(data, ensure_ascii=False).replace("<", "\\u003c"))
+
+
+def _table(table: Table) -> dict[str, Any]:
+    rows = [[[entry.text, entry.cell.hash if entry.cell else None] for entry in row] for row in table.rows]
+    return {"name": table.name, "title": table.title, "header": table.header, "rows": rows, "notes": table.told()}
+
+
+def _figure(figure: Drawn) -> dict[str, Any]:
+    text = figure.files[f"{figure.name}.svg"].decode()
+    return {"name": figure.name, "svg": text[text.index("<svg") :], "caption": figure.caption, "gaps": figure.gaps}
+
+
+def _cell(cell: Cell) -> dict[str, Any]:
+    keys = ("label", "folder", "chain", "question", "variant")
+    return {"study": cell.study} | {key: cell.facts.get(key) for key in keys}
+
+
+def _samples(frame: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = {}
+    for row in _records(frame):
+        turns = [{key: turn[key] for key in _TURN} for turn in json.loads(row["turns"])]
+        prediction = row["prediction"] if isinstance(row["prediction"], str) else None
+        sample = {"gold": row["gold"], "prediction": prediction, "correct": bool(row["correct"]), "turns": turns}
+        found.setdefault(str(row["sample_id"]), {})[str(row["cell"])] = sample
+    return found
+
+
+def _records(frame: pd.DataFrame) -> Iterable[dict[str, Any]]:
+    return frame.sort_values(["sample_id", "cell"]).to_dict("records") if len(frame) else []

@@ -1,0 +1,152 @@
+"use strict";
+const data = JSON.parse(document.getElementById("data").textContent);
+const $ = (id) => document.getElementById(id);
+const make = (kind, text, parent) => {
+  const node = document.createElement(kind);
+  if (text !== undefined) node.textContent = text;
+  if (parent) parent.append(node);
+  return node;
+};
+
+// Numbers sort as numbers whatever their unit; everything else as text.
+const SCALE = { KiB: 2 ** 10, MiB: 2 ** 20, GiB: 2 ** 30, ms: 1e-3 };
+const sortKey = (text) => {
+  const found = /^([+-]?[\d,]*\.?\d+(?:e[+-]?\d+)?)\s*([A-Za-z]*)/.exec(text);
+  return found ? Number(found[1].replaceAll(",", "")) * (SCALE[found[2]] ?? 1) : text;
+};
+const compare = (a, b) => {
+  if (typeof a === typeof b) return a < b ? -1 : a > b ? 1 : 0;
+  return typeof a === "number" ? -1 : 1;
+};
+
+function sortBy(table, head, column) {
+  const down = head.getAttribute("aria-sort") === "ascending";
+  for (const other of head.parentNode.children) other.removeAttribute("aria-sort");
+  head.setAttribute("aria-sort", down ? "descending" : "ascending");
+  const rows = [...table.tBodies[0].rows];
+  rows.sort((a, b) => compare(sortKey(a.cells[column].textContent), sortKey(b.cells[column].textContent)) * (down ? -1 : 1));
+  table.tBodies[0].append(...rows);
+}
+
+function showTable(one) {
+  const part = $("tables");
+  make("h2", one.title, part).id = `table-${one.name}`;
+  const wide = make("div", undefined, part);
+  wide.className = "wide";
+  const table = make("table", undefined, wide);
+  const top = table.createTHead().insertRow();
+  one.header.forEach((name, column) => {
+    const head = make("th", name, top);
+    head.onclick = () => sortBy(table, head, column);
+  });
+  const body = table.createTBody();
+  for (const row of one.rows) {
+    const line = body.insertRow();
+    for (const [text, cell] of row) {
+      const field = line.insertCell();
+      if (cell && data.cells[cell]) {
+        const link = make("a", text, field);
+        link.href = "#transcripts";
+        link.onclick = () => open(cell);
+      } else field.textContent = text;
+    }
+  }
+  for (const note of one.notes) make("p", note, part).className = "note";
+}
+
+$("filter").oninput = (event) => {
+  const wanted = event.target.value.toLowerCase();
+  for (const row of document.querySelectorAll("#tables tbody tr")) row.hidden = !row.textContent.toLowerCase().includes(wanted);
+};
+
+for (const figure of data.figures) {
+  const node = make("figure", undefined, $("figures"));
+  node.innerHTML = figure.svg; // our own file
+  make("figcaption", `${figure.name}. ${figure.caption} ${figure.gaps.join(" ")}`, node);
+}
+
+// Words that a longest common subsequence with the first column leaves out are marked.
+function differing(reference, words) {
+  const n = reference.length, m = words.length;
+  const best = Array.from({ length: n + 1 }, () => new Uint16Array(m + 1));
+  for (let i = n - 1; i >= 0; i--)
+    for (let j = m - 1; j >= 0; j--)
+      best[i][j] = reference[i] === words[j] ? best[i + 1][j + 1] + 1 : Math.max(best[i + 1][j], best[i][j + 1]);
+  const marked = new Array(m).fill(true);
+  for (let i = 0, j = 0; i < n && j < m; ) {
+    if (reference[i] === words[j]) { marked[j] = false; i++; j++; }
+    else if (best[i + 1][j] >= best[i][j + 1]) i++;
+    else j++;
+  }
+  return marked;
+}
+const split = (text) => text.match(/\s+|[^\s]+/g) ?? [];
+
+function showTurn(field, said, reference) {
+  const pieces = split(said), words = pieces.filter((piece) => piece.trim());
+  const marked = reference === null ? [] : differing(split(reference).filter((piece) => piece.trim()), words);
+  let at = 0;
+  for (const piece of pieces) {
+    if (piece.trim() && marked[at++]) make("mark", piece, field);
+    else field.append(piece);
+  }
+}
+
+function showProblem() {
+  const study = $("study").value, problem = $("problem").value;
+  const chosen = [...$("cells").selectedOptions].map((option) => option.value);
+  const shown = chosen.map((cell) => [cell, (data.samples[study] ?? {})[problem]?.[cell]]).filter(([, sample]) => sample);
+  $("hops").replaceChildren();
+  $("asked").textContent = shown.length ? `gold ${shown[0][1].gold}` : "no cell of this study holds this problem";
+  if (!shown.length) return;
+  const wide = make("div", undefined, $("hops"));
+  wide.className = "wide";
+  const table = make("table", undefined, wide);
+  const top = table.createTHead().insertRow();
+  make("th", "turn", top);
+  for (const [cell, sample] of shown) {
+    const head = make("th", `${data.cells[cell].label}: ${sample.prediction ?? "no answer"}`, top);
+    head.className = sample.correct ? "right" : "wrong";
+  }
+  const body = table.createTBody();
+  const turns = Math.max(...shown.map(([, sample]) => sample.turns.length));
+  for (let k = 0; k < turns; k++) {
+    const line = body.insertRow();
+    line.insertCell().textContent = shown[0][1].turns[k]?.role ?? "";
+    shown.forEach(([, sample], column) => {
+      const turn = sample.turns[k], field = line.insertCell();
+      if (!turn) return;
+      field.title = `${turn.cached_tokens} cached, ${turn.prefilled_tokens} prefilled, ${turn.generated_tokens} generated`;
+      showTurn(field, turn.said || `(${turn.latent_steps} latent steps)`, column ? shown[0][1].turns[k]?.said ?? "" : null);
+    });
+  }
+}
+
+const options = (node, values) => node.replaceChildren(...values.map(([value, text]) => new Option(text, value)));
+
+function showStudy() {
+  const study = $("study").value;
+  options($("problem"), Object.keys(data.samples[study] ?? {}).map((id) => [id, id]));
+  const cells = Object.entries(data.cells).filter(([, cell]) => cell.study === study);
+  options($("cells"), cells.map(([hash, cell]) => [hash, `${cell.label} (${cell.folder})`]));
+  for (const option of [...$("cells").options].slice(0, 4)) option.selected = true;
+  showProblem();
+}
+
+// A cell beside the others of its table's setting: the same study, chain and question.
+function open(cell) {
+  const wanted = data.cells[cell];
+  $("study").value = wanted.study;
+  showStudy();
+  const alike = (other) => ["chain", "question", "variant"].every((key) => data.cells[other][key] === wanted[key]);
+  let room = 4;
+  for (const option of $("cells").options) option.selected = option.value === cell;
+  for (const option of $("cells").options) if (!option.selected && alike(option.value) && --room > 0) option.selected = true;
+  showProblem();
+}
+
+data.tables.forEach(showTable);
+options($("study"), Object.keys(data.samples).map((name) => [name, name]));
+$("study").onchange = showStudy;
+$("problem").onchange = $("cells").onchange = showProblem;
+showStudy();

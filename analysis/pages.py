@@ -1,0 +1,62 @@
+"""A page a published cell: what it was, its gates, its numbers, and the first problems' transcripts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pandas as pd
+
+from analysis.cells import Cell
+from analysis.estimates import number
+
+SHOWN = 2  # problems
+_NUMBERS = {  # key: unit
+    "num_samples": "count", "num_errors": "count", "num_truncated": "count", "accuracy": "%", "accuracy_low": "%", "accuracy_high": "%",
+    "kl": "nats", "prefilled_tokens": "count", "generated_tokens": "count", "latent_steps": "count", "wire_bytes": "bytes",
+    "mean_bits": "bits", "peak_cache_bytes": "bytes", "prefix_tokens": "count", "new_tokens": "count", "ttft_host_s": "s",
+    "ttft_device_s": "s", "handoff_s": "s", "ttft_host_speedup": "x", "ttft_device_speedup": "x", "ttft_host_eta": "eta",
+    "ttft_device_eta": "eta", "reference_ttft_host_eta": "eta", "reference_ttft_device_eta": "eta", "num_blocks": "count",
+}  # fmt: skip
+
+
+def path(cell: Cell) -> str:
+    """Where the page lies, from the root of the repository."""
+    return f"results/cells/{cell.study}/{cell.hash}.md"
+
+
+def page(cell: Cell, transcripts: pd.DataFrame) -> str:
+    """The page; `transcripts` are samples of this cell with their texts."""
+    meta = cell.meta
+    lines = [f"# {cell.facts['folder']}", "", f"Study `{cell.study}`, cell `{cell.hash}`.", ""]
+    if cell.problem:
+        lines += [f"**Not used: {cell.problem}.**", ""]
+    lines += ["```", f"python {' '.join(map(_bare, meta['command']))}", "```", "", "| number | |", "|---|---:|"]
+    lines += [f"| `{key}` | {number(cell.facts[key], unit)} |" for key, unit in _NUMBERS.items() if cell.facts.get(key) is not None]
+    lines += ["", "| identity | |", "|---|---|"]
+    lines += [f"| {key} | `{value}` |" for key, value in sorted(meta["identity"].items())]
+    lines += ["", "| gate | passed | measured | limit |", "|---|---|---:|---:|"]
+    lines += [f"| {g['name']} | {'yes' if g['passed'] else '**no**'} | {g['measured']:.3g} | {g['limit']:.3g} |" for g in meta["gates"]]
+    lines += ["", *(f"- {note}" for note in meta["notes"]), ""]
+    if len(transcripts):
+        for _, row in transcripts.sort_values("sample_id").head(SHOWN).iterrows():
+            lines += _transcript(row)
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _bare(word: str) -> str:
+    return "-m avpbench" if word.endswith("__main__.py") else word
+
+
+def _transcript(row: Any) -> Iterator[str]:
+    right = "right" if row["correct"] else "wrong"
+    yield f"## {row['sample_id']}: {right}, answered `{row['prediction']}`, gold `{row['gold']}`"
+    yield ""
+    for turn in json.loads(row["turns"]):
+        yield f"**{turn['role']}** ({turn['model']}; {turn['cached_tokens']} cached, {turn['prefilled_tokens']} prefilled)"
+        yield ""
+        yield "```text"
+        yield str(turn["said"]).replace("```", "'''") or f"({turn['latent_steps']} latent steps)"
+        yield "```"
+        yield ""

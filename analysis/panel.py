@@ -1,0 +1,49 @@
+"""One panel of a figure while it is drawn: where its cells are, what is absent, and how much the rest rests on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import final
+
+from analysis.cells import Cell, Where
+from analysis.declared import PanelSpec
+from analysis.errors import MismatchedSamples, Missing, Refused
+from analysis.estimates import Estimate, Point, point_of
+from analysis.metrics import metric
+
+
+@final
+@dataclass(eq=False, slots=True)
+class Panel:
+    """`absent` holds, by line, where it has no cell; `nums` how many problems or blocks each estimate rests on."""
+
+    spec: PanelSpec
+    cells: Sequence[Cell]
+    where: Where
+    absent: dict[str, list[str]] = field(default_factory=dict)
+    refused: list[str] = field(default_factory=list)
+    nums: list[int] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+
+    def point(self, label: str, own: Where, x: object = None) -> Point | None:
+        """The cells of a line at x; None, noted, where there are none."""
+        chosen = {**self.where, **self.spec.where, **own} | ({} if x is None else {self.spec.x.fact: x})
+        entrant = chosen.pop("entrant", None)
+        try:
+            return point_of(self.cells, label, chosen, entrant)
+        except Missing:
+            self.absent.setdefault(label, []).append("" if x is None else str(x))
+        except Refused as error:
+            self.refused.append(str(error))
+        return None
+
+    def estimate(self, name: str, point: Point, against: Point | None = None) -> Estimate | None:
+        """A metric of the point; None, noted, where it is refused."""
+        try:
+            found = metric(name).compute(point, against)
+        except (Refused, MismatchedSamples) as error:
+            self.refused.append(f"{point.label}: {error}")
+            return None
+        self.nums.append(found.num)
+        return found

@@ -1,0 +1,152 @@
+"""Numbers that rest on problems: means, savings and paired differences; training seeds are resampled before problems."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from analysis.cells import Cell, comparable
+from analysis.errors import Refused
+from analysis.estimates import Estimate, Point
+from analysis.stats import Difference, bootstrap, bootstrap_pairs, difference, mcnemar, paired, sign_flips
+from avpbench.summary import wilson
+
+_FIDELITY = ("kl", "nll", "raw_nll", "top1_flips")
+SAVINGS = {"s_prompt": "prefilled_tokens", "s_forward": "forward_tokens", "s_flop": "flop"}
+FLOOR = 0.975
+
+
+def values(cell: Cell, name: str) -> pd.Series:
+    """A number a problem, by sample id. Raises Refused where the cell has none."""
+    frame = cell.fidelity if name in _FIDELITY else cell.samples
+    column = {"accuracy": "correct"}.get(name, name)
+    if name in _FIDELITY and cell.facts.get("load") == "dummy":
+        raise Refused(f"{cell.facts['folder']} has random weights: {name} means nothing there")
+    if name == "flop":
+        return _flop(cell)
+    if column not in frame or frame[column].isna().all():
+        why = "fidelity was off" if name in _FIDELITY else "nothing of that kind crossed, or quality was off"
+        raise Refused(f"{cell.facts['folder']} has no {name} ({why})")
+    return frame.set_index("sample_id")[column].astype(float).dropna()
+
+
+def _flop(cell: Cell) -> pd.Series:
+    work = cell.meta.get("roofline")
+    if not work:
+        raise Refused(f"{cell.facts['folder']} has no count of operations (latency was off)")
+    return work["token_flop"] * values(cell, "forward_tokens") + work["attention_flop"] * values(cell, "pairs")
+
+
+def pooled(cells: Sequence[Cell], name: str) -> pd.Series:
+    """A number a problem: its mean over cells that differ in a random draw only."""
+    if len(cells) == 1:
+        return values(cells[0], name)
+    table = pd.concat([values(cell, name) for cell in cells], axis=1)
+    if table.isna().any().any():
+        raise Refused(f"{cells[0].facts['folder']} and its other draws do not hold the same problems")
+    return table.mean(axis=1)
+
+
+def average(point: Point, name: str, interval: bool = True) -> Estimate:
+    """The mean over problems, of training seeds alike. Accuracy of one model has Wilson's interval."""
+    comparable(point.cells)
+    groups = [pooled(cells, name).to_numpy() for cells in point.by_seed.values()]
+    value, count = float(np.mean([g.mean() for g in groups])), sum(map(len, groups))
+    if not interval:
+        return Estimate(value, None, None, count, point.cells)
+    low, high = wilson(int(groups[0].sum()), len(groups[0])) if name == "accuracy" and len(point.cells) == 1 else bootstrap(groups)
+    return Estimate(value, low, high, count, point.cells)
+
+
+def quantile(point: Point, name: str, share: float) -> Estimate:
+    """A quantile over problems, without an interval."""
+    comparable(point.cells)
+    all_of_them = np.concatenate([pooled(cells, name).to_numpy() for cells in point.by_seed.values()])
+    return Estimate(float(np.quantile(all_of_them, share)), None, None, len(all_of_them), point.cells)
+
+
+def floor(reference: Point) -> Estimate:
+    """The 97.5% quantile of |difference in log p| a token when re-prefill itself takes raw's place."""
+    comparable(reference.cells)
+    gaps = np.concatenate([np.abs(values(c, "nll").to_numpy() - values(c, "raw_nll").to_numpy()) for c in reference.cells])
+    return Estimate(float(np.quantile(gaps, FLOOR)), None, None, len(gaps), reference.cells)
+
+
+def saving(point: Point, against: Point, name: str) -> Estimate:
+    """1 - mean / mean of the other, of the same problems."""
+    pairs = _matched(point, against, SAVINGS[name])
+    both = np.concatenate(pairs)
+    low, high = bootstrap_pairs(both, "ratio")
+    return Estimate(float(1 - both[:, 0].mean() / both[:, 1].mean()), 1 - high, 1 - low, len(both), (*point.cells, *against.cells))
+
+
+def ratio(point: Point, against: Point, name: str) -> Estimate:
+    """The other's mean over this one's, of the same problems."""
+    both = np.concatenate(_matched(against, point, name))
+    low, high = bootstrap_pairs(both, "ratio")
+    return Estimate(float(both[:, 0].mean() / both[:, 1].mean()), low, high, len(both), (*point.cells, *against.cells))
+
+
+def _matched(point: Point, against: Point, name: str) -> list[NDArray[np.float64]]:
+    """values_N2 of the same problems, an array a training seed. Raises Refused or MismatchedSamples."""
+    comparable((*point.cells, *against.cells))
+    mine, others = point.by_seed, against.by_seed
+    if mine.keys() != others.keys():
+        raise Refused(f"{point.label} has the training seeds {list(mine)}, {against.label} {list(others)}")
+    found = []
+    for variant, cells in mine.items():
+        if len({c.meta["identity"]["weights"][-1] for c in (*cells, *others[variant])}) > 1:
+            raise Refused(f"{point.label} and {against.label} answer with different weights")
+        pairs = paired(pooled(cells, name).to_dict(), pooled(others[variant], name).to_dict())
+        found.append(np.array(pairs, dtype=np.float64))
+    return found
+
+
+@final
+@dataclass(frozen=True, eq=False, slots=True)
+class Contrast:
+    """point - against: the effect with its interval, a p, and the least that so many problems would have shown; by seed too."""
+
+    effect: Estimate
+    p: float
+    detectable: float
+    by_seed: tuple[float, ...]
+
+
+def contrast(point: Point, against: Point, name: str) -> Contrast:
+    """Paired by problem. Accuracy: Tango (one model) and McNemar; others: bootstrap and sign flips of the mean difference."""
+    groups = _matched(point, against, name)
+    changes = [g[:, 0] - g[:, 1] for g in groups]
+    cells = (*point.cells, *against.cells)
+    together, count = np.concatenate(changes), sum(map(len, changes))
+    by_seed = tuple(float(c.mean()) for c in changes)
+    if name != "accuracy":
+        low, high = bootstrap(changes)
+        detectable = 2.8 * float(together.std(ddof=1)) / count**0.5 if count > 1 else float("inf")
+        return Contrast(Estimate(float(np.mean(by_seed)), low, high, count, cells), sign_flips(together), detectable, by_seed)
+    if any(((g != 0) & (g != 1)).any() for g in groups):
+        raise Refused(f"{point.label} against {against.label}: accuracy over several random draws is not a yes or no")
+    found = _binary(groups)
+    low, high = (found.low, found.high) if len(groups) == 1 else bootstrap(changes)
+    effect = Estimate(float(np.mean(by_seed)), low, high, count, cells)
+    return Contrast(effect, mcnemar(found.only_a, found.only_b), found.detectable, by_seed)
+
+
+def _binary(groups: Sequence[NDArray[np.float64]]) -> Difference:
+    return difference([(bool(other), bool(mine)) for g in groups for mine, other in g])
+
+
+def share_of_gap(point: Point, random: Point, oracle: Point) -> Estimate:
+    """(M_random - M) / (M_random - M_oracle) of mean KL. Raises Refused where the denominator's interval touches 0."""
+    ours, best = _matched(random, point, "kl"), _matched(random, oracle, "kl")
+    both = np.concatenate([np.stack([o[:, 0] - o[:, 1], b[:, 0] - b[:, 1]], axis=1) for o, b in zip(ours, best, strict=True)])
+    low, high = bootstrap_pairs(both[:, 1])
+    if low <= 0 <= high:
+        raise Refused("random and oracle cannot be told apart")
+    interval = bootstrap_pairs(both, "ratio")
+    return Estimate(float(both[:, 0].mean() / both[:, 1].mean()), *interval, len(both), (*point.cells, *random.cells, *oracle.cells))

@@ -1,0 +1,76 @@
+"""Unpublished runs: one in numbers, or several against the first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from analysis import strategies
+from analysis.cells import Cell, cells_of
+from analysis.errors import MismatchedSamples, NoRecords, Refused
+from analysis.estimates import Point, number, spoken
+from analysis.metrics import METRICS
+from analysis.studies import load_runs
+from analysis.tables import Entry, Table
+from analysis.timing import stages
+
+
+def folders(given: Sequence[Path]) -> list[Path]:
+    """Run folders; a folder of runs stands for all of them that are finished. Raises NoRecords."""
+    found: list[Path] = []
+    for folder in given:
+        inside = [p.parent for p in sorted(folder.glob("*/summary.json"))]
+        if not inside and not (folder / "meta.json").exists():
+            raise NoRecords(f"{folder} is no run's folder and holds none; give results/runs/STUDY/CELL or results/runs/STUDY")
+        found += inside or [folder]
+    return list(dict.fromkeys(found))
+
+
+def compare(given: Sequence[Path]) -> Table:
+    """The runs side by side, accuracy of each against the first by problem."""
+    points = _points(given)
+    table = Table("compare", "Runs, each against the first", [])
+    strategies.fill(table, points, reference=next(iter(points)))
+    return table
+
+
+def _points(given: Sequence[Path]) -> dict[str, Point]:
+    """The runs in the order given, labelled by strategy, or by folder where that would not tell them apart."""
+    by_folder = {str(cell.facts["folder"]): cell for cell in cells_of(load_runs(folders(given)))}
+    cells = [by_folder[folder.name] for folder in folders(given)]
+    labels = [cell.label for cell in cells]
+    names = [label if labels.count(label) == 1 else str(cell.facts["folder"]) for label, cell in zip(labels, cells, strict=True)]
+    return {name: Point(name, (cell,), cell.label) for name, cell in zip(names, cells, strict=True)}
+
+
+def report(folder: Path) -> list[Table]:
+    """One run: its numbers with intervals, its timings of every entrant with their limits, its gates."""
+    point = next(iter(_points([folder]).values()))
+    cell = point.first
+    numbers = Table("report", str(cell.facts["folder"]), ["number", "value", "n"])
+    if cell.problem:
+        numbers.note(f"not to be used: {cell.problem}")
+    for name, one in METRICS.items():
+        try:
+            estimate = one.compute(point, None)
+        except (Refused, MismatchedSamples):
+            continue
+        numbers.rows.append([Entry(name), Entry(spoken(estimate, one.unit)), Entry(str(estimate.num))])
+        if estimate.note:
+            numbers.note(f"{name}: {estimate.note}")
+    gates = Table("gates", "Gates", ["gate", "passed", "measured", "limit"])
+    gates.rows += [[Entry(str(g[k])) for k in ("name", "passed", "measured", "limit")] for g in cell.meta["gates"]]
+    return [numbers, *_entrants(cell), gates]
+
+
+def _entrants(cell: Cell) -> list[Table]:
+    if cell.latency.empty or cell.problem:
+        return []
+    names = [n for n in METRICS if n.startswith(("ttft", "handoff"))]
+    table = Table("entrants", "Timed in the same blocks", ["strategy", *names])
+    for entrant in sorted(set(cell.latency.strategy)):
+        point = Point(entrant, (cell,), entrant)
+        table.rows.append([Entry(entrant), *(table.number(name, point) for name in names)])
+        spent = ", ".join(f"{name} {number(seconds, 's')}" for name, seconds in stages(point).items())
+        table.note(f"stages of {entrant}: {spent}")
+    return [table]

@@ -1,0 +1,109 @@
+"""T2: strategies side by side on the same problems, with the setting's sensitivity, the floor and what could have been seen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from analysis import quality
+from analysis.cells import ORGANISM, Cell, codes_of
+from analysis.declared import TableSpec, Where, combinations, filled
+from analysis.errors import MismatchedSamples, Refused
+from analysis.estimates import Point, number, spoken
+from analysis.tables import Entry, Table, points
+
+SENSITIVE, INSENSITIVE = 0.20, 0.05
+_FAILURES = {"num_errors": "failed, and counted as wrong", "num_fallbacks": "handed over as text after all, and analysed as assigned"}
+_COLUMNS = {  # header: metric
+    "KL": "kl", "tokens saved": "s_forward", "TTFT host": "ttft_host_s", "speed-up": "ttft_host_speedup", "eta": "ttft_host_eta",
+    "hand-off": "handoff_s", "wire": "wire_bytes", "true bits": "mean_bits", "K/V": "peak_cache_bytes",
+}  # fmt: skip
+
+
+def tables(spec: TableSpec, cells: Sequence[Cell], where: Where, run: str) -> list[Table]:
+    """A table for every combination of `each`."""
+    return [_one(spec, cells, where | spec.where | chosen, chosen, run) for chosen in combinations(spec.each)]
+
+
+def _one(spec: TableSpec, cells: Sequence[Cell], where: Where, chosen: Where, run: str) -> Table:
+    suffix = "".join(f"_{key}{value}" for key, value in chosen.items())
+    table = Table(spec.name + suffix, filled(spec.title, chosen), [])
+    rows = points(table, cells, spec.rows, where, run)
+    fill(table, rows)
+    return table
+
+
+def fill(table: Table, rows: dict[str, Point], reference: str = "raw") -> None:
+    """Header, rows and notes; accuracy is compared with the row `reference`."""
+    if not rows:
+        return
+    raw, text = rows.get(reference), rows.get("text")
+    table.header[:] = ["strategy", "n", "accuracy", f"against {reference} (points)", "p", "MDD (points)", *_COLUMNS]
+    for label, point in rows.items():
+        row = [Entry(label), Entry(str(point.first.facts["num_samples"])), table.number("accuracy", point)]
+        row += _against(table, point, raw)
+        row += [_number(table, name, point, text) for name in _COLUMNS.values()]
+        table.rows.append(row)
+    table.note(_sensitivity(rows))
+    if "reprefill" in rows:
+        _floor(table, rows["reprefill"])
+    cells = [cell for point in rows.values() for cell in point.cells]
+    for key, what in _FAILURES.items():
+        if counts := [f"{cell.facts[key]} of {cell.facts['folder']}" for cell in cells if cell.facts.get(key)]:
+            table.note(f"{what}: {', '.join(counts)}")
+    if any(cell.facts.get("model.zoo") for cell in cells):
+        table.note(ORGANISM)
+    codes = codes_of(cells)
+    if len(codes) > 1:
+        table.note(f"cells of {len(codes)} versions of the source stand side by side")
+    table.note("tokens saved: s_forward against the row `text`; MDD: the least difference that would have shown (80% power)")
+
+
+def _number(table: Table, name: str, point: Point, text: Point | None) -> Entry:
+    if name != "s_forward":
+        return table.number(name, point)
+    return Entry("-") if text is None or text is point else table.number(name, point, text)
+
+
+def _against(table: Table, point: Point, raw: Point | None) -> list[Entry]:
+    if raw is None or raw is point:
+        return [Entry("-")] * 3
+    try:
+        found = quality.contrast(point, raw, "accuracy")
+    except (Refused, MismatchedSamples) as error:
+        if "has no " not in str(error):
+            table.note(f"{point.label} against {raw.label}: refused: {error}")
+        return [Entry("-")] * 3
+    first = point.first
+    return [
+        Entry(spoken(found.effect, "points"), first),
+        Entry(f"{found.p:.2g}", first),
+        Entry(number(found.detectable, "points")[1:], first),
+    ]
+
+
+def _sensitivity(rows: dict[str, Point]) -> str:
+    """Whether the setting needs the cache at all: raw against the better of blank and somebody else's parcel."""
+    needed = [rows.get(name) for name in ("raw", "blank", "shuffled")]
+    if any(point is None for point in needed):
+        return "sensitivity: undetermined (it needs the rows raw, blank and shuffled)"
+    raw, blank, shuffled = (point for point in needed if point is not None)
+    try:
+        best = max((blank, shuffled), key=lambda p: quality.average(p, "accuracy", interval=False).value)
+        effect = quality.contrast(raw, best, "accuracy").effect
+    except (Refused, MismatchedSamples) as error:
+        return f"sensitivity: refused: {error}"
+    assert effect.low is not None
+    assert effect.high is not None
+    label = "sensitive" if effect.low >= SENSITIVE else "insensitive" if effect.high < INSENSITIVE else "undetermined"
+    return f"sensitivity: {label}; raw is {spoken(effect, 'points')} points above {best.label}"
+
+
+def _floor(table: Table, reprefill: Point) -> None:
+    try:
+        found = quality.floor(reprefill)
+    except Refused:
+        return
+    kl = quality.average(reprefill, "kl", interval=False)
+    table.note(
+        f"floor: re-prefill in raw's place moves log p by {found.value:.2g} nats a token (97.5% of problems) and has a KL of {kl.value:.2g}"
+    )

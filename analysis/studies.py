@@ -1,0 +1,99 @@
+"""Records as data frames, from published studies or from runs' own folders; the same columns either way."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from analysis.errors import Damaged, NoRecords
+from analysis.publish import KINDS, PUBLISHED, read_cell, rows_of
+
+TEXT = ("turns", "hops", "completion", "error")  # columns that only transcripts need
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Study:
+    """Cells by hash (their folder, meta and summary), and frames of records with a column `cell`; empty where there are none.
+
+    `damaged` says, by cell, what of its records cannot be read.
+    """
+
+    name: str
+    cells: dict[str, dict[str, Any]]
+    samples: pd.DataFrame
+    latency: pd.DataFrame
+    fidelity: pd.DataFrame
+    damaged: dict[str, str]
+
+    def config(self, cell: str) -> dict[str, Any]:
+        """The resolved config of a cell."""
+        config: dict[str, Any] = self.cells[cell]["meta"]["config"]
+        return config
+
+
+def names(published: Path = PUBLISHED) -> list[str]:
+    """The published studies."""
+    return sorted(p.parent.name for p in published.glob("*/cells.json"))
+
+
+def load(study: str, published: Path = PUBLISHED, text: bool = True) -> Study:
+    """A published study; without `text`, no transcripts. A file that cannot be read makes every cell damaged."""
+    folder = published / study
+    if not (folder / "cells.json").exists():
+        raise NoRecords(f"no study {study!r} in {published}; there are {', '.join(names(published)) or 'none'}")
+    try:
+        found = json.loads((folder / "cells.json").read_text(encoding="utf-8"))
+        cells = {c["meta"]["cell"]: c for c in found}
+    except (ValueError, KeyError, TypeError) as error:
+        raise Damaged(f"{folder / 'cells.json'} cannot be read ({type(error).__name__}: {error}); publish the study again") from error
+    frames, damaged = {}, {}
+    for kind in KINDS:
+        try:
+            frames[kind] = _read(folder / f"{kind}.parquet", text)
+        except (OSError, pa.ArrowInvalid) as error:
+            frames[kind] = pd.DataFrame()
+            damaged = dict.fromkeys(cells, f"{folder / f'{kind}.parquet'} cannot be read ({str(error)[:80]}); publish the study again")
+    return Study(study, cells, **frames, damaged=damaged)
+
+
+def _read(path: Path, text: bool) -> pd.DataFrame:
+    if not path.exists():
+        return pd.DataFrame()
+    columns = None if text else [name for name in pq.read_schema(path).names if name not in TEXT]
+    return pq.read_table(path, columns=columns).to_pandas()
+
+
+def transcripts(study: str, num_samples: int, published: Path = PUBLISHED) -> pd.DataFrame:
+    """The samples of a study's first problems, with their texts; none where there is no file that can be read (`load` says so)."""
+    path = published / study / "samples.parquet"
+    try:
+        ids = sorted(set(pq.read_table(path, columns=["sample_id"])["sample_id"].to_pylist()))[:num_samples]
+        return pq.read_table(path, filters=[("sample_id", "in", ids)]).to_pandas()
+    except (OSError, pa.ArrowInvalid):
+        return pd.DataFrame()
+
+
+def load_runs(folders: Sequence[Path]) -> Study:
+    """Runs' own folders, published or not. Raises NoRecords for one without a finished run."""
+    cells, damaged = {}, {}
+    rows: dict[str, list[dict[str, Any]]] = {kind: [] for kind in KINDS}
+    for folder in folders:
+        if not (folder / "summary.json").exists():
+            raise NoRecords(f"{folder} holds no finished run (no summary.json); run its cell again, which goes on")
+        cell = read_cell(folder)
+        name = cell["meta"]["cell"]
+        cells[name] = cell
+        for kind in KINDS:
+            try:
+                rows[kind] += rows_of(folder, kind)
+            except Damaged as error:
+                damaged[name] = str(error)
+    return Study("runs", cells, **{kind: pd.DataFrame(found) for kind, found in rows.items()}, damaged=damaged)

@@ -1,0 +1,112 @@
+"""Tables: rows of text with the cells that each number comes from, notes under them; as Markdown and CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import final
+
+from analysis.cells import Cell, Where
+from analysis.errors import MismatchedSamples, Refused
+from analysis.estimates import Estimate, Point, point_of, spoken
+from analysis.metrics import metric
+
+Link = Callable[[Cell], str]
+
+
+@final
+@dataclass(frozen=True, eq=False, slots=True)
+class Entry:
+    """One field; `cell` is where its number comes from, if it is one."""
+
+    text: str
+    cell: Cell | None = None
+
+
+@final
+@dataclass(eq=False, slots=True)
+class Table:
+    """`notes` say what is missing, what was refused, and how to read it; `prose`: its fields are words, not numbers."""
+
+    name: str
+    title: str
+    header: list[str]
+    rows: list[list[Entry]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    prose: bool = False
+    remarks: dict[str, list[str]] = field(default_factory=dict)  # what is to be said of some cells' numbers: their folders
+
+    def told(self) -> list[str]:
+        """The notes, and each remark once with the cells that it is of."""
+        return [*self.notes, *(f"{text}: {', '.join(folders)}" for text, folders in self.remarks.items())]
+
+    def note(self, text: str) -> None:
+        """Adds a note once."""
+        if text not in self.notes:
+            self.notes.append(text)
+
+    def number(self, name: str, point: Point, against: Point | None = None) -> Entry:
+        """A metric as a field; `-` with a note where it is refused."""
+        try:
+            return self.entry(metric(name).compute(point, against), metric(name).unit)
+        except (Refused, MismatchedSamples) as error:
+            if "has no " not in str(error) and "was not timed" not in str(error):
+                self.note(f"{point.label}, {name}: refused: {error}")
+            return Entry("-")
+
+    def entry(self, estimate: Estimate, unit: str) -> Entry:
+        """An estimate as a field; what is to be said of it becomes a remark."""
+        folder = str(estimate.cells[0].facts["folder"])
+        if estimate.note and folder not in (held := self.remarks.setdefault(estimate.note, [])):
+            held.append(folder)
+        return Entry(spoken(estimate, unit), estimate.cells[0])
+
+
+def markdown(table: Table, link: Link | None = None, level: int = 3) -> str:
+    """The table under a heading, its notes below; with `link`, every number leads to its cell."""
+    lines = [f"{'#' * level} {table.title}", ""]
+    if table.rows:
+        lines += [_row(table.header), _row(["---", *["---" if table.prose else "---:"] * (len(table.header) - 1)])]
+        lines += [_row([_linked(entry, link) for entry in row]) for row in table.rows]
+        lines.append("")
+    lines += [f"- {_escaped(note)}" for note in table.told()]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _row(fields: Sequence[str]) -> str:
+    return f"| {' | '.join(fields)} |"
+
+
+def _linked(entry: Entry, link: Link | None) -> str:
+    text = _escaped(entry.text)
+    return f"[{text.replace('[', '(').replace(']', ')')}]({link(entry.cell)})" if link and entry.cell else text
+
+
+def _escaped(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def as_csv(table: Table) -> str:
+    """Header and rows; a last column names the cells."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow([*table.header, "cells"])
+    for row in table.rows:
+        cells = dict.fromkeys(entry.cell.hash for entry in row if entry.cell)
+        writer.writerow([*(entry.text for entry in row), " ".join(cells)])
+    return out.getvalue()
+
+
+def points(table: Table, cells: Sequence[Cell], rows: Mapping[str, Where], where: Where, run: str) -> dict[str, Point]:
+    """The rows that are there, by label; of the others a note says what is missing and how to have it."""
+    found = {}
+    for label, own in rows.items():
+        chosen = {**where, **own}
+        entrant = chosen.pop("entrant", None)
+        try:
+            found[label] = point_of(cells, label, chosen, entrant, run)
+        except Refused as error:
+            table.note(str(error))
+    return found

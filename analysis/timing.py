@@ -1,0 +1,142 @@
+"""Numbers that rest on timed blocks: processes are resampled before their blocks."""
+
+from __future__ import annotations
+
+import json
+import math
+from functools import cache
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import stats
+
+from analysis.cells import Cell, comparable
+from analysis.errors import Refused
+from analysis.estimates import Estimate, Point
+from analysis.stats import bootstrap
+from avpbench.limits import Work, pass_flop
+from avpbench.summary import AA_LIMIT, REFERENCE
+
+ETA_LIMIT = 0.6  # of re-prefill on a GPU, below which a speed-up is not published
+CLOCKS = {"ttft_host": "host", "ttft_device": "device", "handoff": "handoff"}  # as metrics name them: as records do
+PROCESSES = 5  # restarts that a published ratio wants
+
+
+def _rows(cell: Cell, entrant: str, clock: str) -> pd.DataFrame:
+    frame = cell.latency
+    if frame.empty:
+        raise Refused(f"{cell.facts['folder']} was not timed (latency was off)")
+    rows = _sorted_out(cell).get((entrant, clock))
+    if rows is None:
+        raise Refused(f"{cell.facts['folder']} did not time {entrant!r}; it has {', '.join(sorted(set(frame.strategy)))}")
+    return rows
+
+
+@cache
+def _sorted_out(cell: Cell) -> dict[tuple[str, str], pd.DataFrame]:
+    """The rows of every entrant and clock, without the second runs of A/A, by process and block."""
+    frame = cell.latency[~cell.latency.aa].set_index(["process", "block"])
+    return {(str(name), str(clock)): part for (name, clock), part in frame.groupby(["strategy", "clock"])}
+
+
+def blocks(point: Point, clock: str, entrants: tuple[str, ...], column: str = "seconds") -> pd.DataFrame:
+    """A row a whole block, indexed by process and block, a column an entrant. One cell only: blocks are not pooled over seeds."""
+    comparable(point.cells)
+    if len(point.cells) > 1:
+        raise Refused(f"{point.label}: timings of {len(point.cells)} training seeds are not pooled; name a variant")
+    cell = point.first
+    found = pd.DataFrame({name: _rows(cell, name, clock)[column] for name in dict.fromkeys(entrants)}).dropna()
+    if found.empty:
+        raise Refused(f"{cell.facts['folder']} has no whole block of {' and '.join(entrants)}")
+    return found
+
+
+def _groups(values: pd.Series) -> list[NDArray[np.float64]]:
+    return [part.to_numpy() for _, part in values.groupby(level="process", sort=True)]
+
+
+def _estimate(point: Point, values: pd.Series, log: bool = False, note: str = "") -> Estimate:
+    groups = _groups(values)
+    centre, (low, high) = float(np.mean([g.mean() for g in groups])), bootstrap(groups)
+    if log:
+        centre, low, high = math.exp(centre), math.exp(low), math.exp(high)
+    few = f"{len(groups)} of {PROCESSES} process restarts" if len(groups) < PROCESSES else ""
+    return Estimate(centre, low, high, len(values), point.cells, "; ".join(filter(None, (note, few))))
+
+
+def seconds(point: Point, clock: str) -> Estimate:
+    """The clock's mean over blocks."""
+    return _estimate(point, blocks(point, clock, (point.entrant,))[point.entrant])
+
+
+def limit(point: Point, clock: str) -> Estimate:
+    """The least time that the measured rates allow."""
+    found = blocks(point, clock, (point.entrant,), "limit_s")[point.entrant]
+    return Estimate(float(found.mean()), None, None, len(found), point.cells)
+
+
+def eta(point: Point, clock: str, entrant: str | None = None) -> Estimate:
+    """limit / measured."""
+    name = entrant or point.entrant
+    least, spent = (blocks(point, clock, (name,), column)[name] for column in ("limit_s", "seconds"))
+    return Estimate(float(least.sum() / spent.sum()), None, None, len(spent), point.cells)
+
+
+def speedup(point: Point, clock: str, reference: str = REFERENCE) -> Estimate:
+    """exp of the mean over blocks of log(T_reference / T). On a GPU where re-prefill is far from its limit, T_limit of re-prefill
+    takes its place, and the note says so. Raises Refused where A/A was unsound."""
+    facts = point.first.facts
+    low, high = facts.get("aa_log_ratio_low"), facts.get("aa_log_ratio_high")
+    if low is not None and high is not None and not -AA_LIMIT <= low <= high <= AA_LIMIT:
+        raise Refused(f"{facts['folder']}: A/A is unsound ({low:+.3f} to {high:+.3f} in log ratio), so no ratio of it is published")
+    found = blocks(point, clock, (point.entrant, reference))
+    if reference == REFERENCE and point.first.on_cuda and (near := eta(point, clock, reference).value) < ETA_LIMIT:
+        bound = blocks(point, clock, (reference,), "limit_s")[reference].reindex(found.index)
+        note = f"against the limit of re-prefill, whose eta is {near:.2f}"
+        return _estimate(point, np.log(bound / found[point.entrant]), log=True, note=note)
+    return _estimate(point, np.log(found[reference] / found[point.entrant]), log=True)
+
+
+def faster(point: Point, clock: str, reference: str) -> tuple[Estimate, float]:
+    """speedup over another entrant of the same blocks, and the p of its log ratio over processes (t test); 1 with a single one."""
+    found = blocks(point, clock, (point.entrant, reference))
+    ratio = np.log(found[reference] / found[point.entrant])
+    means = np.array([g.mean() for g in _groups(ratio)])
+    p = float(stats.ttest_1samp(means, 0).pvalue) if len(means) > 1 else 1.0
+    return _estimate(point, ratio, log=True), p
+
+
+def stages(point: Point) -> dict[str, float]:
+    """Mean seconds of each stage, from the repeats that carried them."""
+    found = blocks(point, "stages", (point.entrant,), "stages_s")[point.entrant]
+    rows = [row if isinstance(row, dict) else json.loads(row) for row in found]
+    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+
+
+def break_even(point: Point) -> tuple[float, float, float]:
+    """The bandwidth, bits/s, above which the hand-off beats re-prefill, and its 95% interval; 0: always, inf: never.
+
+    8 (W_s - W_re) / (T_re - T_s), T the hand-off through memory.
+    """
+    spent = blocks(point, "handoff", (point.entrant, REFERENCE))
+    sizes = blocks(point, "handoff", (point.entrant, REFERENCE), "wire_bytes")
+    more_bits = 8 * float((sizes[point.entrant] - sizes[REFERENCE]).mean())
+    saved = _estimate(point, spent[REFERENCE] - spent[point.entrant])
+    assert saved.low is not None
+    assert saved.high is not None
+    return _bandwidth(more_bits, saved.value), _bandwidth(more_bits, saved.high), _bandwidth(more_bits, saved.low)
+
+
+def _bandwidth(more_bits: float, saved_s: float) -> float:
+    return max(0.0, more_bits / saved_s) if saved_s > 0 else math.inf
+
+
+def achieved_flop_per_s(point: Point) -> float:
+    """What re-prefill's pass reached, F."""
+    cell = point.first
+    work = cell.meta["roofline"]
+    rows = _rows(cell, REFERENCE, "device")
+    tokens = float((rows.prefix_tokens + rows.new_tokens).mean())
+    shape = Work(**{name: work[name] for name in Work.__slots__})
+    return pass_flop(shape, 0, round(tokens)) / float(rows.seconds.mean())

@@ -1,0 +1,206 @@
+"""A run's folder against itself and against its data: what a sceptic would recompute.
+
+Differences make a run wrong; notes are what could not be checked here, or what has changed since without making it wrong.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar, final
+
+from omegaconf import OmegaConf
+
+from avpbench.build import build
+from avpbench.config import identify_plain, model_config, plain, role_models
+from avpbench.engine.identity import weights_id
+from avpbench.errors import AvpBenchError, NotFound, RecordsError, cause
+from avpbench.legal import ZOO
+from avpbench.prompts import prompt_hash
+from avpbench.records import FidelityRecord, LatencyRecord, SampleRecord
+from avpbench.store import code_id, read_json, whole_lines
+from avpbench.strategies.strategy import Parts, Strategy
+from avpbench.summary import clocks, divergence, score
+from avpbench.tasks.grading import Grade, grade
+from avpbench.tasks.task import Task
+
+R = TypeVar("R", SampleRecord, LatencyRecord, FidelityRecord)
+_SHOWN = 3
+
+
+@final
+@dataclass(slots=True)
+class Audit:
+    """One run. `differences` empty: it holds."""
+
+    folder: Path
+    differences: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    num_samples: int = 0
+
+    def wrong(self, what: str, found: Sequence[object] = ()) -> None:
+        """Notes a difference, with the first few places where it was found."""
+        more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+        self.differences.append(what + (f": {', '.join(str(one) for one in found[:_SHOWN])}{more}" if found else ""))
+
+    def same(self, what: str, got: object, wanted: object) -> None:
+        """Notes a difference where two values are not the same."""
+        if not _equal(got, wanted):
+            self.wrong(f"{what} is {got!r}, recomputed {wanted!r}")
+
+
+def audit(folder: Path) -> Audit:
+    """Everything that can be checked of one run, without changing it."""
+    found = Audit(folder)
+    try:
+        meta, summary = read_json(folder / "meta.json"), read_json(folder / "summary.json")
+        if not meta:
+            raise RecordsError(f"there are records and no meta.json in {folder}: whose they are is not known")
+        _identity(found, meta)
+        samples = _records(found, "samples", SampleRecord)
+        latency = _records(found, "latency", LatencyRecord)
+        fidelity = _records(found, "fidelity", FidelityRecord)
+        found.num_samples = len(samples)
+        _duplicates(found, samples, latency, fidelity)
+        _grades(found, samples)
+        _weights(found, meta)
+        ids = _data(found, meta, samples, latency, fidelity)
+        if summary:
+            ours = [s for s in samples if ids is None or s.sample_id in ids]
+            scores = [f for f in fidelity if ids is None or f.sample_id in ids]
+            _aggregates(found, meta, summary, ours, latency, scores)
+        else:
+            found.notes.append("not finished: there is no summary.json yet")
+    except (AvpBenchError, KeyError, TypeError, AttributeError) as error:
+        found.wrong(str(error) if isinstance(error, AvpBenchError) else f"meta.json is not one of this version ({cause(error)})")
+    return found
+
+
+def _identity(found: Audit, meta: dict[str, Any]) -> None:
+    """The config's hash where it stands, and what the run was made with."""
+    identity = identify_plain(meta["config"])
+    found.same("the cell in meta.json", meta["cell"], identity.hash)
+    found.same("the folder's name", found.folder.name, identity.folder)
+    path = found.folder / "config.yaml"
+    if path.is_file():
+        if OmegaConf.to_container(OmegaConf.load(path)) != meta["config"]:
+            found.wrong("config.yaml is another config than meta.json's")
+    else:
+        found.wrong("there is no config.yaml")
+    for name, now in (("code", code_id()), ("prompts", prompt_hash())):
+        if meta["identity"][name] != now:
+            found.notes.append(f"made with other {name} ({meta['identity'][name]}, here {now})")
+    failed = [gate["name"] for gate in meta["gates"] if not gate["passed"]]
+    if failed:
+        found.wrong("gates did not hold", failed)
+
+
+def _weights(found: Audit, meta: dict[str, Any]) -> None:
+    """The weights' digests, of models whose files lie in a folder; others would have to be fetched."""
+    config, recorded = meta["config"], meta["identity"]["weights"]
+    models = {name: plain(model_config(name)) if name else config["model"] for name in role_models(config)}
+    for model in models.values():
+        folder = Path(model["path"]).expanduser() if model["path"] else ZOO / model["zoo"] if model["zoo"] else None
+        if folder is None or not folder.is_dir():
+            found.notes.append(f"the weights of {model['name']} are not checked: they are not in a folder here")
+        elif (now := weights_id(folder)) not in recorded:
+            found.wrong(f"the weights of {model['name']} are {recorded} in meta.json, {now} in {folder}")
+
+
+def _records(found: Audit, name: str, kind: type[R]) -> list[R]:
+    """The records of a file; each line that is none is a difference."""
+    path = found.folder / f"{name}.jsonl"
+    lines, end = whole_lines(path)
+    if path.exists() and path.stat().st_size > end:
+        found.wrong(f"{path.name} ends in a line that is cut off; the next run would cut it away")
+    rows, broken = [], []
+    for number, line in enumerate(lines, 1):
+        try:
+            rows.append(kind.from_json(json.loads(line)))
+        except (ValueError, TypeError, KeyError):
+            broken.append(f"line {number}")
+    if broken:
+        found.wrong(f"{path.name} holds what is no {kind.__name__}", broken)
+    return rows
+
+
+def _duplicates(found: Audit, samples: list[SampleRecord], latency: list[LatencyRecord], fidelity: list[FidelityRecord]) -> None:
+    keys: dict[str, list[object]] = {
+        "samples.jsonl": [s.sample_id for s in samples],
+        "latency.jsonl": [(r.block, r.strategy, r.clock, r.aa) for r in latency],
+        "fidelity.jsonl": [f.sample_id for f in fidelity],
+    }
+    for name, listed in keys.items():
+        twice = [key for key, count in Counter(listed).items() if count > 1]
+        if twice:
+            found.wrong(f"{name} holds twice", twice)
+
+
+def _grades(found: Audit, samples: list[SampleRecord]) -> None:
+    """Every completion graded again; a failure has no answer and is wrong."""
+    other = []
+    for s in samples:
+        now = Grade(None, False) if s.status in ("oom", "error") else grade(s.completion, s.gold)
+        if (s.prediction, s.correct) != (now.prediction, now.correct):
+            other.append(f"{s.sample_id} ({s.prediction!r}, {s.correct}; graded again {now.prediction!r}, {now.correct})")
+    if other:
+        found.wrong("grades differ", other)
+
+
+def _data(
+    found: Audit, meta: dict[str, Any], samples: list[SampleRecord], latency: list[LatencyRecord], fidelity: list[FidelityRecord]
+) -> set[str] | None:
+    """Ids and golds against the data set; the ids that the run asked for, None where the data is not at hand."""
+    wanted: int | None = meta.get("num_samples", meta["config"]["limit"])
+    try:
+        task: Task = build(OmegaConf.create(meta["config"]["task"]))
+    except NotFound as error:
+        found.notes.append(f"ids and golds are not checked: {str(error).splitlines()[0]}")
+        return None
+    found.same("the data's fingerprint", meta["identity"]["data"], task.fingerprint)
+    golds = {problem.id: problem.gold for problem in (task.problem(i) for i in range(len(task)))}
+    named: dict[str, list[str]] = {
+        name: [row.sample_id for row in rows]
+        for name, rows in (("samples.jsonl", samples), ("latency.jsonl", latency), ("fidelity.jsonl", fidelity))
+    }
+    for name, ids in named.items():
+        if foreign := [one for one in dict.fromkeys(ids) if one not in golds]:
+            found.wrong(f"{name} holds ids that the data has not", foreign)
+    if other := [s.sample_id for s in samples if golds.get(s.sample_id, s.gold) != s.gold]:
+        found.wrong("golds differ from the data's", other)
+    return set(list(golds)[:wanted])
+
+
+def _aggregates(
+    found: Audit, meta: dict[str, Any], summary: dict[str, Any], samples: list[SampleRecord], latency: list[LatencyRecord],
+    fidelity: list[FidelityRecord],
+) -> None:  # fmt: skip
+    """Every number of the summary that the records give, recomputed."""
+    config = meta["config"]
+    strategy: Strategy = build(OmegaConf.create(config["strategy"]))
+    parts = Parts() if config["chain"] == 1 else strategy.parts
+    exact = not meta["identity"]["device"].startswith("cpu-")
+    again = {
+        "cell": meta["cell"], "model": config["model"]["name"], "strategy": meta["strategy"], "context_tokens": meta["context_tokens"],
+    }  # fmt: skip
+    again |= {key: config[key] for key in ("chain", "question", "donor", "think_steps", "seed")}
+    again |= asdict(parts) | asdict(score(samples)) | asdict(divergence(fidelity)) | asdict(clocks(latency, strategy.label, exact))
+    for key, value in again.items():
+        if key not in summary:
+            found.wrong(f"summary.json has no {key}")
+        else:
+            found.same(f"summary.json: {key}", summary[key], value)
+
+
+def _equal(a: object, b: object) -> bool:
+    """The same, numbers to the twelfth digit: another version of a library may round otherwise."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(_equal(a[key], b[key]) for key in a)
+    if isinstance(a, float) or isinstance(b, float):
+        numbers = [x for x in (a, b) if isinstance(x, int | float) and not isinstance(x, bool)]
+        return len(numbers) == 2 and math.isclose(*numbers, rel_tol=1e-12)
+    return a == b

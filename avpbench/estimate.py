@@ -1,0 +1,160 @@
+"""What a cell will need: device memory from its config, time from what past runs took. Light to import.
+
+Memory is the weights and the K/V of one batch at its longest; activations and the copies of a hand-off come on top.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import Any, final
+
+from avpbench.config import role_models, strategy_name
+from avpbench.errors import RecordsError
+from avpbench.legal import ZOO
+from avpbench.store import Wanted, read_json
+
+Values = dict[str, Any]
+_PROMPT_TOKENS = 100  # an agent's role, its share of the template and the question, about
+_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+_ALIKE = ("chain", "context", "think_steps", "batch_size", "max_new_tokens", "max_agent_tokens", "question")
+_PHASES = ("ready", "quality", "latency", "fidelity")
+
+
+@cache
+def has_gpu() -> bool:
+    """Whether the driver knows a GPU; asked without torch."""
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+        return int(pynvml.nvmlDeviceGetCount()) > 0
+    except pynvml.NVMLError:
+        return False
+
+
+def on_gpu(values: Values) -> bool:
+    """Whether a cell would run on one."""
+    device = str(values["device"])
+    return has_gpu() if device == "auto" else device.startswith("cuda")
+
+
+def memory_bytes(values: Values, lookup: Callable[[str], Values]) -> int | None:
+    """Weights of every model of the chain and the caches of a batch; None where a model's shape is not at hand."""
+    dtype = values["dtype"] if values["dtype"] != "auto" else "bfloat16" if on_gpu(values) else "float32"
+    chain = values["chain"]
+    mine = values["think_steps"] or values["max_agent_tokens"]
+    tokens = values["context"] + chain * _PROMPT_TOKENS + (chain - 1) * mine + values["max_new_tokens"]
+    weights: dict[str, int] = {}
+    per_token = 0
+    for name in role_models(values):
+        model = lookup(name) if name else values["model"]
+        shape = _shape(model["path"], model["zoo"], json.dumps(model["shape"]))
+        if shape is None or dtype not in _BYTES:
+            return None
+        weights[str(name)] = shape.parameters * _BYTES[dtype]
+        per_token = max(per_token, shape.values_per_token * _BYTES[dtype])
+    caches: int = values["batch_size"] * tokens * per_token
+    return sum(weights.values()) + caches
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class _Shape:
+    parameters: int
+    values_per_token: int  # keys and values of all layers
+
+
+@lru_cache(maxsize=64)
+def _shape(path: str | None, zoo: str | None, shape: str) -> _Shape | None:
+    """From the model's own config where its files are at hand, else from its YAML."""
+    folder = Path(path).expanduser() if path else ZOO / zoo if zoo else None
+    fields = read_json(folder / "config.json") if folder else json.loads(shape)
+    if not fields or "hidden_size" not in fields:
+        return None
+    hidden, layers, heads = fields["hidden_size"], fields["num_hidden_layers"], fields["num_attention_heads"]
+    kv = fields.get("num_key_value_heads") or heads
+    size = fields.get("head_dim") or hidden // heads
+    bias = (heads + 2 * kv) * size if fields["model_type"] == "qwen2" else 0
+    attention = 2 * hidden * heads * size + 2 * hidden * kv * size + bias
+    layer = attention + 3 * hidden * fields["intermediate_size"] + 2 * hidden
+    tied = fields.get("tie_word_embeddings", False)
+    return _Shape(layers * layer + hidden + fields["vocab_size"] * hidden * (1 if tied else 2), 2 * layers * kv * size)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Past:
+    """A run that ended: what it was, and its seconds a unit of each phase."""
+
+    values: Values
+    gpu: bool
+    rates: dict[str, float]
+
+    @classmethod
+    def read(cls, folder: Path) -> Past | None:
+        """None where the folder holds no run that ended and said what it took."""
+        try:
+            meta = read_json(folder / "meta.json")
+            sessions = [meta["spent"], *(earlier["spent"] or {} for earlier in meta["earlier"])]
+            rates = {}
+            for phase in _PHASES:
+                took = [s[phase] for s in sessions if phase in s and s[phase]["count"] > 0]
+                if took:
+                    rates[phase] = sum(t["seconds"] for t in took) / sum(t["count"] for t in took)
+            return cls(meta["config"], not meta["identity"]["device"].startswith("cpu-"), rates) if rates else None
+        except (RecordsError, KeyError, TypeError, AttributeError):
+            return None
+
+
+@final
+class History:
+    """Seconds that a cell will take, from the runs most like it: of the same model and kind of device, nothing less."""
+
+    def __init__(self, folders: Iterable[Path]) -> None:
+        self._past = [past for folder in folders if (past := Past.read(folder)) is not None]
+        self._rates: dict[tuple[Any, ...], dict[str, float]] = {}
+
+    def seconds(self, values: Values, left: Wanted) -> float | None:
+        """None where nothing like it was ever run, or how much is left is not known."""
+        if left.nothing:
+            return 0.0
+        key = kind_of(values)
+        if key not in self._rates:
+            self._rates[key] = self._rates_of(values)
+        rates, total = self._rates[key], 0.0
+        for phase, units in (("ready", 1), ("quality", left.samples), ("latency", left.blocks), ("fidelity", left.scores)):
+            if units is None or (units and phase not in rates):
+                return None
+            total += units * rates[phase] if units else 0.0
+        return total
+
+    def _rates_of(self, values: Values) -> dict[str, float]:
+        gpu, found = on_gpu(values), {}
+        fit = [p for p in self._past if p.gpu == gpu and _models(p.values) == _models(values)]
+        for phase in _PHASES:
+            ranked = [(_likeness(p.values, values), p) for p in fit if phase in p.rates]
+            best = max((likeness for likeness, _ in ranked), default=None)
+            rates = [
+                p.rates[phase] * (1 if phase == "ready" else values["chain"] / p.values["chain"]) for like, p in ranked if like == best
+            ]
+            if rates:
+                found[phase] = sum(rates) / len(rates)
+        return found
+
+
+def kind_of(values: Values) -> tuple[Any, ...]:
+    """What decides how long a cell takes: cells of one kind take the same time a unit."""
+    return (_models(values), strategy_name(values["strategy"]), *(values[key] for key in _ALIKE), values["task"]["_target_"])
+
+
+def _models(values: Values) -> tuple[Any, ...]:
+    return (values["model"]["name"], values["receiver"], tuple(values["roles"].values()))
+
+
+def _likeness(a: Values, b: Values) -> tuple[bool, int]:
+    same_strategy = strategy_name(a["strategy"]) == strategy_name(b["strategy"])
+    return a["chain"] == b["chain"], same_strategy + sum(a.get(key) == b.get(key) for key in _ALIKE)

@@ -1,0 +1,88 @@
+"""The last hop between two worker processes, timed on the real path: each parcel crosses the sockets.
+
+The hand-off is timed here, at the chain, from asking the sender to hand over until the receiver answers that the first id
+is there: two small messages to the processes are part of it. The receiver itself times what begins when all bytes are in
+its memory, and the same from tensors that are on its device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, final
+
+import torch
+
+from avpbench.agents import Outgoing
+from avpbench.cell import Cell
+from avpbench.chain import ChainResult, run_chain
+from avpbench.core import Prompt
+from avpbench.links.link import Ticket
+from avpbench.meter import total
+from avpbench.phases.latency import Repeated, Timing, cut, repeated
+from avpbench.phases.replay import raw_transcript
+from avpbench.records import LatencyRecord
+from avpbench.remote.crew import Crew, RemoteAgent
+from avpbench.remote.messages import reading
+from avpbench.strategies.strategy import Strategy
+
+_CHAIN = torch.device("cpu")  # whose clock the hand-off is timed on
+
+
+@final
+@dataclass(frozen=True, eq=False, slots=True)
+class DistantHop:
+    """A sender that holds its state in its process, and what its receiver will be told in another."""
+
+    strategy: Strategy
+    sender: RemoteAgent
+    receiver: RemoteAgent
+    prompt: Prompt
+    sample_id: str
+
+    def repeat(self, timing: Timing, block: int, order: int, aa: bool) -> list[LatencyRecord]:
+        """One repeat of every clock."""
+        with total(_CHAIN) as handoff:
+            out, _ = self.sender.hand(self.receiver.spec, staged=False)
+            host = self._first(out, timing, "host")
+        resident = self._first(self.sender.hand(self.receiver.spec, staged=False)[0], timing, "device")
+        with total(_CHAIN) as staged:
+            sent, sending_s = self.sender.hand(self.receiver.spec, staged=True)
+            opening = self._first(sent, timing, "stages")
+        with reading("a timed hop"):
+            about = Repeated(
+                block, order, self.strategy.label, self.sample_id, aa, int(host["prefix_tokens"]), int(host["new_tokens"]), out
+            )
+            totals_s = float(host["seconds"]), handoff.seconds, float(resident["seconds"]), staged.seconds
+            return about.records(totals_s, {**(sending_s or {}), **opening["opening_s"]})
+
+    def _first(self, out: Outgoing, timing: Timing, clock: str) -> dict[str, Any]:
+        assert isinstance(out.message, Ticket), "parcels stay between the processes"
+        return self.receiver.ask(
+            "first", message=asdict(out.message), prompt=asdict(self.prompt), new_tokens=timing.new_tokens, clock=clock
+        )
+
+
+def distant_hops(cell: Cell, crew: Crew, strategies: Sequence[Strategy], index: int, timing: Timing) -> list[DistantHop]:
+    """The raw transcript, spoken here, replayed in the processes through each strategy's own hops."""
+    spoken = raw_transcript(cell, [index])[0]
+    hops = []
+    for strategy in strategies:
+        sender, receiver = _held(cell, crew, strategy, index, timing, spoken)
+        told = cut(cell.prompts(index)[-1], cell.agents[-1], timing.new_tokens)
+        hops.append(DistantHop(strategy, sender, receiver, told, cell.task.problem(index).id))
+    return hops
+
+
+def _held(cell: Cell, crew: Crew, strategy: Strategy, index: int, timing: Timing, spoken: ChainResult) -> tuple[RemoteAgent, RemoteAgent]:
+    """The last two agents, the first of which holds the state that is handed over."""
+    players = crew.players(strategy, hold=str(index))
+    sender, receiver = players[-2:]
+    if timing.prefix_tokens is None:
+        ahead = cell.settings.chain - 1
+        run_chain(players[:ahead], [cell.prompts(index)[:ahead]], cell.jobs([index], [spoken.new_ids], ahead), to_go_on=True)
+        return sender, receiver
+    state = spoken.state
+    ids = repeated([i for i in state.token_ids if i >= 0], timing.prefix_tokens)
+    sender.ask("hold", hold=sender.hold, token_ids=ids, role=state.turn.role, question=state.question)
+    return sender, receiver

@@ -1,0 +1,150 @@
+"""What lies in the store, read without changing it: a run may be writing there. Light to import."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, final
+
+from avpbench import digest
+from avpbench.errors import RecordsError
+from avpbench.grid import Planned
+from avpbench.records import write_json
+
+KINDS = ("samples", "latency", "fidelity")
+
+
+def whole_lines(path: Path, offset: int = 0) -> tuple[list[bytes], int]:
+    """The lines that are whole from this offset on, and the offset after them; none where there is no file."""
+    try:
+        with path.open("rb") as file:
+            file.seek(offset)
+            data = file.read()
+    except FileNotFoundError:
+        return [], offset
+    end = data.rfind(b"\n") + 1
+    return data[:end].splitlines(), offset + end
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """An object of JSON; empty where there is no file. Raises RecordsError for anything else."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise RecordsError(f"{path} is not readable as JSON ({error}); it is no run's, or was cut off") from error
+    if not isinstance(found, dict):
+        raise RecordsError(f"{path} holds no object; it is no run's")
+    return found
+
+
+def run_folders(folder: Path) -> Iterator[Path]:
+    """Every run in a folder: itself, a study's, or a whole store's; what `resume=never` set aside is left out."""
+    for root, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith(("before-", ".", "wandb")))
+        if "meta.json" in files or any(f"{kind}.jsonl" in files for kind in KINDS):
+            yield Path(root)
+
+
+@cache
+def code_id() -> str:
+    """The hash of this package's source: records of another are not gone on with."""
+    return digest.of_source(Path(__file__).parent)
+
+
+def write_down(cells: Sequence[Planned]) -> None:
+    """Notes in each study's folder which cells a grid is to run, so that `status` knows of those that have not begun.
+
+    The same grid writes the same note. Raises RecordsError where the store cannot be written.
+    """
+    notes: dict[Path, dict[str, dict[str, Any]]] = {}
+    for cell in cells:
+        wanted = Wanted.of(cell.values)
+        row = {"given": cell.given, "samples": wanted.samples, "blocks": wanted.blocks, "scores": wanted.scores}
+        notes.setdefault(cell.folder.parent, {})[cell.folder.name] = row
+    for study, note in notes.items():
+        folder = study / ".grids"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RecordsError(f"cannot write to {study}: {error.strerror}; choose another folder with results=DIR") from error
+        write_json(folder / f"{digest.of_json(note)}.json", note)
+
+
+@final
+@dataclass(slots=True)
+class Records:
+    """What a run's folder holds so far; `refresh` reads what has come since. Broken lines are counted, not raised."""
+
+    folder: Path
+    ids: set[str] = field(default_factory=set)
+    scored: set[str] = field(default_factory=set)
+    rows: dict[int, int] = field(default_factory=dict)  # of latency, by block
+    num_correct: int = 0
+    num_errors: int = 0
+    num_broken: int = 0
+    _offsets: dict[str, int] = field(default_factory=dict)
+
+    def refresh(self) -> Records:
+        for kind in KINDS:
+            lines, self._offsets[kind] = whole_lines(self.folder / f"{kind}.jsonl", self._offsets.get(kind, 0))
+            for line in lines:
+                try:
+                    self._count(kind, json.loads(line))
+                except (ValueError, KeyError, TypeError):
+                    self.num_broken += 1
+        return self
+
+    def _count(self, kind: str, row: dict[str, Any]) -> None:
+        if kind == "latency":
+            self.rows[row["block"]] = self.rows.get(row["block"], 0) + 1
+        elif kind == "fidelity":
+            self.scored.add(row["sample_id"])
+        elif row["sample_id"] not in self.ids:
+            self.ids.add(row["sample_id"])
+            self.num_correct += row["correct"]
+            self.num_errors += row["status"] in ("oom", "error")
+
+    @property
+    def num_blocks(self) -> int:
+        """Timed blocks with as many rows as the fullest: a crash may have torn one."""
+        fullest = max(self.rows.values(), default=0)
+        return sum(count == fullest for count in self.rows.values())
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """How many samples, timed blocks and scores a config asks for; None: all problems, and how many is not known yet."""
+
+    samples: int | None
+    blocks: int
+    scores: int | None
+
+    @classmethod
+    def of(cls, values: dict[str, Any], known: int | None = None) -> Wanted:
+        """Of a plain config; `known`: the number of samples that an earlier run counted for it."""
+        size = values["limit"] or values["task"].get("size") or known
+        hops = values["chain"] > 1
+        return cls(
+            samples=size if values["quality"]["enabled"] else 0,
+            blocks=values["latency"].get("repeats", 0) if hops and values["latency"]["enabled"] else 0,
+            scores=size if hops and values["fidelity"]["enabled"] else 0,
+        )
+
+    def left(self, have: Records) -> Wanted:
+        """What is missing."""
+        return Wanted(
+            None if self.samples is None else max(0, self.samples - len(have.ids)),
+            max(0, self.blocks - have.num_blocks),
+            None if self.scores is None else max(0, self.scores - len(have.scored)),
+        )
+
+    @property
+    def nothing(self) -> bool:
+        return (self.samples, self.blocks, self.scores) == (0, 0, 0)

@@ -1,0 +1,102 @@
+"""Encode and decode one bf16 cache at sizes from 1 MiB to 1 GiB, `raw` against `avp_raw`, in one run; then one beyond 4 GiB.
+
+pip install 'avpbench[avp]' && python experiments/avp_chain/wire_sizes.py [LARGEST_MIB] [beyond]
+"""
+
+from __future__ import annotations
+
+import gc
+import random
+import sys
+from collections.abc import Callable
+
+import torch
+from avp.context import AVPContext
+
+from avpbench import wire
+from avpbench.core import CacheCard, KVCache, ModelSpec, Parcel
+from avpbench.engine.cache import as_dynamic
+from avpbench.meter import total
+
+LAYERS, HEADS, HEAD_DIM = 28, 2, 128  # Qwen2.5-1.5B: 28 KiB a token in bf16
+BLOCKS, WARMUP = 9, 2
+CPU = torch.device("cpu")
+SPEC = ModelSpec("qwen1.5b", "0" * 16, "0" * 16, "qwen2", LAYERS, HEADS, HEAD_DIM, "{}", "bfloat16")
+
+
+def cache_of(tokens: int) -> KVCache:
+    rows = [torch.randint(0, 2**15, (HEADS, tokens, HEAD_DIM), dtype=torch.int16).view(torch.bfloat16) for _ in range(2 * LAYERS)]
+    return KVCache(tuple(rows[:LAYERS]), tuple(rows[LAYERS:]), torch.arange(tokens), tokens)
+
+
+def parcel_of(cache: KVCache) -> Parcel:
+    halves = {"keys": cache.keys_HTD, "values": cache.values_HTD}
+    rows = {f"{half}.{layer}": t for half, ts in halves.items() for layer, t in enumerate(ts)}
+    return Parcel(CacheCard("raw", SPEC, {"span": cache.span}), rows | {"positions": cache.positions_T.to(torch.int32)})
+
+
+def context_of(cache: KVCache) -> AVPContext:
+    return AVPContext(past_key_values=as_dynamic(cache), model_hash="0", num_steps=0, seq_len=cache.span, num_layers=LAYERS)
+
+
+def same(back: Parcel, cache: KVCache) -> bool:
+    wanted = parcel_of(cache).tensors
+    return all(torch.equal(back.tensors[name].view(torch.uint8), t.view(torch.uint8)) for name, t in wanted.items())
+
+
+def compare(mib: int) -> None:
+    cache = cache_of(max(1, mib * 2**20 // (4 * LAYERS * HEADS * HEAD_DIM)))
+    parcel, context = parcel_of(cache), context_of(cache)
+    ours, theirs = wire.encode(parcel), context.to_bytes()
+    assert same(wire.decode(ours), cache)
+    assert torch.equal(
+        AVPContext.from_bytes(theirs).past_key_values.layers[0].keys[0].view(torch.int16), cache.keys_HTD[0].view(torch.int16)
+    )
+    actions: dict[str, Callable[[], object]] = {
+        "raw encode": lambda: wire.encode(parcel),
+        "raw decode": lambda: wire.decode(ours),
+        "avp_raw encode": context.to_bytes,
+        "avp_raw decode": lambda: AVPContext.from_bytes(theirs),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in actions}
+    for block in range(BLOCKS + WARMUP):
+        for name in random.Random(block).sample(list(actions), len(actions)):
+            gc.collect()
+            with total(CPU) as took:
+                kept = actions[name]()
+            del kept
+            if block >= WARMUP:
+                seconds[name].append(took.seconds)
+    ms = {name: 1000 * sorted(values)[BLOCKS // 2] for name, values in seconds.items()}
+    ratio = (ms["avp_raw encode"] + ms["avp_raw decode"]) / (ms["raw encode"] + ms["raw decode"])
+    print(f"{cache.num_bytes / 2**20:8.1f} MiB  " + "  ".join(f"{name} {value:9.2f} ms" for name, value in ms.items()) + f"  {ratio:5.1f}x")
+
+
+def beyond() -> None:
+    """A cache of more than 4 GiB, through ours bit for bit and through theirs as far as it gets."""
+    cache = cache_of(4 * 2**30 // (4 * LAYERS * HEADS * HEAD_DIM) + 100)
+    print(
+        f"{cache.num_bytes / 2**30:.3f} GiB: raw {'same bits' if same(wire.decode(wire.encode(parcel_of(cache))), cache) else 'DIFFERENT BITS'}"
+    )
+    gc.collect()
+    try:
+        context_of(cache).to_bytes()
+        print("avp_raw: encoded")
+    except Exception as error:
+        print(f"avp_raw: {type(error).__name__}: {error}")
+
+
+def main() -> None:
+    largest = int(sys.argv[1]) if len(sys.argv) > 1 else 1024
+    print(
+        f"{torch.get_num_threads()} threads, medians of {BLOCKS} blocks in random order; raw's digest is over every byte, AVP's over the payload"
+    )
+    for mib in (1, 4, 16, 64, 112, 256, 1024):
+        if mib <= largest:
+            compare(mib)
+    if largest >= 1024 or "beyond" in sys.argv:
+        beyond()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""Projection at a 151,936 x 1,536 vocabulary: time of 1, 20 and 1,000 states, against AVP's own per state; error against k.
+
+pip install 'avpbench[avp]' && python experiments/cross_model/projection.py [VOCABULARY] [HIDDEN]
+"""
+
+from __future__ import annotations
+
+import sys
+
+import torch
+from avp.rosetta.project import vocabulary_mediated_projection
+from torch import Tensor
+
+from avpbench.engine.mixing import mixture, top_pairs
+from avpbench.meter import total
+
+BLOCKS = 5
+CPU = torch.device("cpu")
+
+
+def median_s(action) -> float:  # type: ignore[no-untyped-def]
+    seconds = []
+    for _ in range(BLOCKS + 1):
+        with total(CPU) as took:
+            action()
+        seconds.append(took.seconds)
+    return sorted(seconds[1:])[BLOCKS // 2]
+
+
+def ours(states_NE: Tensor, head_VE: Tensor, table_VE: Tensor, norm: Tensor, k: int = 32) -> Tensor:
+    pairs = top_pairs(states_NE, lambda rows: torch.nn.functional.linear(rows, head_VE), len(head_VE), None, k, 1.0)
+    return mixture(pairs.columns_NK, pairs.probs_NK, table_VE, norm)
+
+
+def errors(states_NE: Tensor, head_VE: Tensor, table_VE: Tensor, norm: Tensor) -> None:
+    """Against AVP's full mixture, and the bound 4 (1 - kept mass) max|E| / |mixture| that tests/test_projected.py proves."""
+    full_NE = states_NE.float() @ head_VE.float().T
+    mixed_NE = full_NE.softmax(-1) @ table_VE.float()
+    theirs = torch.from_numpy(vocabulary_mediated_projection(states_NE, head_VE, table_VE, 1.0, norm))
+    lengths = torch.linalg.vector_norm(mixed_NE, dim=-1)
+    longest = torch.linalg.vector_norm(table_VE.float(), dim=-1).max()
+    print("k       kept mass   error / norm (mean)   bound (mean)")
+    for k in (1, 4, 16, 32, 64, 256, 1024):
+        mass_N = top_pairs(states_NE, lambda rows: torch.nn.functional.linear(rows, head_VE), len(head_VE), None, k, 1.0).mass_N
+        error = torch.linalg.vector_norm(ours(states_NE, head_VE, table_VE, norm, k).float() - theirs, dim=-1) / norm
+        bound = 4 * (1 - mass_N) * longest / lengths
+        print(f"{k:5d}   {float(mass_N.mean()):9.4f}   {float(error.mean()):19.5f}   {float(bound.mean()):12.5f}")
+
+
+def main() -> None:
+    vocab, width = (int(word) for word in (*sys.argv[1:3], *("151936", "1536")[len(sys.argv) - 1 :]))
+    torch.manual_seed(0)
+    print(f"{vocab} x {width}, {torch.get_num_threads()} threads, medians of {BLOCKS}")
+    for dtype in (torch.float32, torch.bfloat16):
+        head, table = (torch.randn(vocab, width).mul_(0.05).to(dtype) for _ in range(2))
+        norm = torch.linalg.vector_norm(table.float(), dim=-1).mean()
+        states = torch.randn(1000, width).mul_(2.5).to(dtype)
+        for count in (1, 20, 1000):
+            few = states[:count]
+            mine = median_s(lambda few=few, head=head, table=table, norm=norm: ours(few, head, table, norm))
+            line = f"{dtype}: {count:4d} states: ours {mine:8.3f} s ({1000 * mine / count:8.2f} ms a state)"
+            if count < 1000:
+                peer = median_s(
+                    lambda few=few, head=head, table=table, norm=norm: vocabulary_mediated_projection(few, head, table, 1.0, norm)
+                )
+                line += f"; avp_projected {peer:8.3f} s, {peer / mine:5.1f}x ours"
+            print(line, flush=True)
+        if dtype == torch.float32:
+            errors(states[:64], head, table, norm)
+
+
+if __name__ == "__main__":
+    main()

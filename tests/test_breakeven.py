@@ -1,0 +1,122 @@
+"""Break-even: the formula where nothing is streamed, the bend where it is, and never a wrong side."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from avpbench.breakeven import BreakEven, Side, measure, solve
+from avpbench.limits import Work
+from avpbench.records import CLOCKS, LatencyRecord
+
+WORK = Work(2_000_000, 200_000, 4 * 4 * 8 * 16, 1, 1)
+
+
+def test_a_worked_example() -> None:
+    """256 MB more bytes, 200 ms less work: 8 x 256e6 / 0.2 = 10.24 Gbit/s."""
+    assert solve(Side(0.1, 257e6, 0.0), Side(0.3, 1e6, 0.0)) == ("above", pytest.approx(10.24e9))
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "wanted"),
+    [
+        ((0.1, 10), (0.2, 10), "always"),
+        ((0.1, 5), (0.2, 10), "always"),
+        ((0.2, 10), (0.2, 10), "never"),
+        ((0.3, 20), (0.2, 10), "never"),
+        ((0.2, 20), (0.2, 10), "never"),
+        ((0.1, 0), (0.2, 0), "always"),
+    ],
+)
+def test_where_there_is_no_such_bandwidth(ours: tuple[float, float], theirs: tuple[float, float], wanted: str) -> None:
+    assert solve(Side(*ours, 0.0), Side(*theirs, 0.0)) == (wanted, None)
+
+
+def test_fewer_bytes_and_more_work_pay_below() -> None:
+    assert solve(Side(0.3, 1e6, 0.0), Side(0.1, 2e6, 0.0)) == ("below", pytest.approx(8 * 1e6 / 0.2))
+
+
+def test_a_streamed_transfer_costs_no_less_than_the_link_itself() -> None:
+    """Ours waits for the link's own 50 ms in any case; only what is slower than that counts."""
+    ours, theirs = Side(0.1, 100e6, 0.05), Side(0.3, 0.0, 0.0)
+    assert solve(ours, theirs) == ("above", pytest.approx(8 * 100e6 / 0.2))
+    assert solve(Side(0.1, 100e6, 0.25), theirs) == ("never", None)
+
+
+seconds = st.floats(0.001, 10)
+sides = st.builds(Side, seconds, st.integers(0, 10**9), st.sampled_from([0.0, 0.01, 0.5]))
+
+
+@given(sides, sides)
+def test_on_either_side_of_it_the_other_is_faster(ours: Side, theirs: Side) -> None:
+    verdict, rate = solve(ours, theirs)
+    if rate is None:
+        assert (ours.at(0) < theirs.at(0)) == (verdict == "always") or ours.at(0) == theirs.at(0)
+        return
+    x = 1 / rate
+    scale = max(ours.at(x), theirs.at(x))
+    assert ours.at(x) == pytest.approx(theirs.at(x), rel=1e-6)
+    assume(abs(ours.at(0) - theirs.at(0)) > 1e-6 * scale)
+    assert (ours.at(0) < theirs.at(0)) == (verdict == "above")
+    assert (ours.at(x * 0.999) - theirs.at(x * 0.999)) * (1 if verdict == "above" else -1) <= 1e-6 * scale
+
+
+def rows(
+    strategy: str, handoff_s: float, transfer_s: float, num_bytes: int, blocks: int = 4, modelled: bool = False
+) -> list[LatencyRecord]:
+    return [
+        LatencyRecord(
+            b, 0, strategy, clock, handoff_s * (1 + 0.01 * b), {"transfer": transfer_s} if clock == "stages" else None, "a", 90, 10, num_bytes,
+            str(b % 2), False, transfer_s if modelled else None,
+        )
+        for b in range(blocks)
+        for clock in CLOCKS
+    ]  # fmt: skip
+
+
+def test_what_was_charged_for_the_link_does_not_count() -> None:
+    """A modelled bandwidth changes the hand-off and not the break-even."""
+    bare = measure([*rows("raw", 0.1, 0.0, 10**6), *rows("reprefill", 0.3, 0.0, 10**3)], "raw", "reprefill", None, WORK)
+    assert bare.break_even_bps == pytest.approx(8 * (10**6 - 10**3) / (0.2 * 1.015))
+    charged = [*rows("raw", 0.1, 0.0, 10**6), *rows("reprefill", 0.3, 0.0, 10**3)]
+    by = {"raw": 0.7, "reprefill": 0.01}
+    charged = [
+        LatencyRecord(**{
+            **asdict(r), "seconds": r.seconds + by[r.strategy] if r.clock in ("handoff", "stages") else r.seconds, "modelled_s": by[r.strategy],
+            "stages_s": {"transfer": by[r.strategy]} if r.clock == "stages" else None,
+        })
+        for r in charged
+    ]  # fmt: skip
+    assert measure(charged, "raw", "reprefill", 8e6, WORK).break_even_bps == pytest.approx(bare.break_even_bps)
+
+
+def test_the_interval_holds_the_value_and_may_reach_infinity() -> None:
+    sure = measure([*rows("raw", 0.1, 0.0, 10**6), *rows("reprefill", 0.3, 0.0, 10**3)], "raw", "reprefill", None, WORK)
+    assert sure.break_even == "above"
+    assert sure.break_even_low_bps is not None
+    assert sure.break_even_bps is not None
+    assert sure.break_even_high_bps is not None
+    assert 0 < sure.break_even_low_bps <= sure.break_even_bps <= sure.break_even_high_bps < math.inf
+    mixed = [*rows("raw", 0.1, 0.0, 10**6, 3), *rows("reprefill", 0.3, 0.0, 10**3, 3)]
+    mixed = [LatencyRecord(**{**asdict(r), "seconds": 0.45 if (r.strategy, r.block) == ("raw", 1) else r.seconds}) for r in mixed]
+    unsure = measure(mixed, "raw", "reprefill", None, WORK)
+    assert unsure.break_even == "above"
+    assert unsure.break_even_high_bps is None
+    assert "Infinity" not in json.dumps(asdict(unsure))
+
+
+def test_nothing_is_said_without_both_or_of_the_reference_itself() -> None:
+    both = [*rows("raw", 0.1, 0.0, 10**6), *rows("reprefill", 0.3, 0.0, 10**3)]
+    assert measure(rows("raw", 0.1, 0.0, 9), "raw", "reprefill", None, WORK) == BreakEven()
+    assert measure(both, "reprefill", "reprefill", None, WORK) == BreakEven()
+    assert measure([], "raw", "reprefill", None, WORK) == BreakEven()
+
+
+def test_the_rate_is_work_over_time() -> None:
+    found = measure([*rows("raw", 0.1, 0.0, 10**6, 1), *rows("reprefill", 0.3, 0.0, 10**3, 1)], "raw", "reprefill", None, WORK)
+    assert found.reprefill_flops == pytest.approx((2e6 * 100 + 2e5 + 2 * 4 * 8 * 16 * 100**2) / 0.3)

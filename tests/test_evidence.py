@@ -1,0 +1,227 @@
+"""From published records to BENCHMARKS.md: the same bytes each time, gaps that are said, comparisons that are refused."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from synthetic import write_run
+from trial import BASE, README, again, declare, made, runs
+
+from analysis.errors import Damaged, NoRecords, Undeclared, Unfinished
+from analysis.evidence import stale, write
+from analysis.publish import publish
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def trial(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with runs, their published study and its declaration."""
+    root = tmp_path_factory.mktemp("trial")
+    runs(root / "runs")
+    publish("trial", root / "runs", root / "published")
+    declare(root)
+    return root
+
+
+def test_the_same_records_give_the_same_bytes_in_another_process(trial: Path) -> None:
+    code = (
+        "import sys, hashlib; from pathlib import Path; sys.path.insert(0, 'tests'); from trial import made;"
+        "print({k: hashlib.sha256(v).hexdigest() for k, v in sorted(made(Path(sys.argv[1])).items())})"
+    )
+    command = [sys.executable, "-c", code, str(trial)]
+    told = [subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout for _ in range(2)]
+    assert told[0] == told[1]
+    assert "results/figures/clock.svg" in told[0]
+    assert "results/figures/clock.png" in told[0]
+    assert b"<dc:date>" not in made(trial)["results/figures/clock.svg"]
+
+
+def test_what_is_written_is_not_stale_until_something_changes(trial: Path, tmp_path: Path) -> None:
+    files = made(trial)
+    assert set(write(tmp_path, files)) == set(files)
+    assert stale(tmp_path, files) == []
+    (tmp_path / "BENCHMARKS.md").write_text("edited by hand")
+    (tmp_path / "results/figures/old.png").write_bytes(b"")
+    assert stale(tmp_path, files) == ["BENCHMARKS.md", "results/figures/old.png"]
+    write(tmp_path, files)
+    assert stale(tmp_path, files) == []
+    assert not (tmp_path / "results/figures/old.png").exists()
+
+
+def test_every_number_leads_to_a_cell_and_a_cell_to_transcripts(trial: Path) -> None:
+    files = made(trial)
+    text = files["BENCHMARKS.md"].decode()
+    links = re.findall(r"\]\((results/[^)]+)\)", text)
+    assert set(links) <= set(files)
+    claim = next(line for line in text.splitlines() if line.startswith("| text needs fewer"))
+    page = files[re.findall(r"\]\((results/cells/[^)]+)\)", claim)[0]].decode()
+    assert "Tom has 0 so #### 0" in page
+    for line in text.splitlines():
+        if line.startswith("| raw |"):
+            fields = [field.strip() for field in line.strip("|").split("|")][2:]
+            assert all(field.startswith("[") or field == "-" for field in fields if re.search(r"\d", field)), line
+    prose = [line for line in text.splitlines() if line and not line.startswith(("|", "-", "#", "**", "!", ">"))]
+    assert not [line for line in prose if re.search(r"\d", line)], "a sentence with a number comes from a table"
+
+
+def test_the_tables_say_what_the_records_say(trial: Path) -> None:
+    files = made(trial)
+    rows = list(csv.reader(io.StringIO(files["results/tables/trial_chain2.csv"].decode())))
+    by_name = {row[0]: dict(zip(rows[0], row, strict=True)) for row in rows[1:]}
+    assert by_name["raw"]["accuracy"].startswith("80.0% [")
+    assert by_name["text"]["against raw (points)"].startswith("-10.0 [")
+    assert by_name["text"]["p"] == "0.12", "4 discordant of 40, all one way: 2 / 2^4"
+    assert by_name["text"]["MDD (points)"] == "14.0", "2.8 sqrt(0.1 / 40)"
+    assert by_name["raw"]["tokens saved"].startswith("37.5%"), "50 a turn against 80"
+    text = files["BENCHMARKS.md"].decode()
+    assert "sensitivity: sensitive; raw is +70.0" in text
+    assert "Holm over 2 contrasts" in text
+    assert "holds at 50.0%" in text
+    contrasts = list(csv.DictReader(io.StringIO(files["results/tables/trial_contrasts.csv"].decode())))
+    assert [row["verdict"] for row in contrasts] == ["no difference shown", "holds, in 1 training seed"]
+    clocks = list(csv.DictReader(io.StringIO(files["results/tables/clocks.csv"].decode())))
+    assert clocks[0]["speed-up"].startswith("10.0")
+    assert float(clocks[0]["eta"]) == pytest.approx(0.3, abs=0.02)
+
+
+def test_a_deleted_cell_is_missed_by_what_depends_on_it_and_by_nothing_else(trial: Path, tmp_path: Path) -> None:
+    whole = made(trial)
+    shutil.copytree(trial / "runs", tmp_path / "runs")
+    shutil.rmtree(next((tmp_path / "runs" / "trial").glob("*-text-*")))
+    less = again(tmp_path, tmp_path / "runs")
+    same = {name for name in whole if less.get(name) == whole[name]}
+    figures = {name for name in whole if "/figures/" in name}
+    assert figures - same == {"results/figures/accuracy.svg", "results/figures/accuracy.png"}
+    text = less["BENCHMARKS.md"].decode()
+    assert "missing: text at 2; run: python -m avpbench -m experiment=trial" in text
+    assert "missing: text (study=trial" in text
+    assert "missing records" in text, "the claim"
+    assert "results/tables/clocks.csv" in same
+
+
+def test_no_study_at_all_is_told_with_its_command(tmp_path: Path) -> None:
+    declare(tmp_path)
+    files = made(tmp_path)
+    assert set(files) == {"BENCHMARKS.md", "results/tables/claims.csv"}
+    assert "missing: no records of `trial`; run: `python -m avpbench -m experiment=trial`" in files["BENCHMARKS.md"].decode()
+
+
+@pytest.mark.parametrize(
+    ("identity", "why"),
+    [
+        ({"device": "NVIDIA H100"}, "they differ in device"),
+        ({"prompts": "other"}, "they differ in prompts"),
+        ({"data": "other"}, "they differ in data"),
+        ({"weights": ["other"]}, "answer with different weights"),
+    ],
+)
+def test_what_may_not_be_compared_is_refused_and_the_rest_drawn(tmp_path: Path, identity: dict[str, object], why: str) -> None:
+    runs(tmp_path / "runs", **identity)
+    text = again(tmp_path, tmp_path / "runs")["BENCHMARKS.md"].decode()
+    assert why in text
+    assert re.search(r"- text against raw: refused: ", text)
+    row = next(line for line in text.splitlines() if line.startswith("| text |"))
+    assert "70.0%" in row, "its own accuracy stands"
+    assert re.search(r"\| raw against blank .*holds", text)
+
+
+def test_a_run_whose_gates_failed_is_not_used(tmp_path: Path) -> None:
+    folder = runs(tmp_path / "runs")["text"]
+    meta = json.loads((folder / "meta.json").read_text())
+    for gates, why in (([{**meta["gates"][0], "passed": False}], "gates failed: floor_is_small"), ([], "gates were switched off")):
+        (folder / "meta.json").write_text(json.dumps(meta | {"gates": gates}))
+        files = again(tmp_path, tmp_path / "runs")
+        text = files["BENCHMARKS.md"].decode()
+        assert why in text
+        assert "70.0%" not in text
+        assert "80.0%" in text
+        assert "results/figures/accuracy.svg" in files
+
+
+def test_a_torn_record_is_not_published_and_a_short_one_not_used(tmp_path: Path) -> None:
+    folder = runs(tmp_path / "runs")["text"]
+    lines = (folder / "samples.jsonl").read_text().splitlines(keepends=True)
+    (folder / "samples.jsonl").write_text("".join(lines[:-1]) + lines[-1][:30])
+    with pytest.raises(Damaged, match=r"samples\.jsonl:40 is torn"):
+        publish("trial", tmp_path / "runs", tmp_path / "published")
+    (folder / "samples.jsonl").write_text("".join(lines[:-1]))
+    text = again(tmp_path, tmp_path / "runs")["BENCHMARKS.md"].decode()
+    assert "it has records of 39 samples, and its summary counts 40" in text
+
+
+def test_a_damaged_parquet_spoils_its_study_only(trial: Path, tmp_path: Path) -> None:
+    shutil.copytree(trial, tmp_path / "t")
+    path = tmp_path / "t" / "published" / "trial" / "samples.parquet"
+    path.write_bytes(path.read_bytes()[:-100])
+    text = made(tmp_path / "t")["BENCHMARKS.md"].decode()
+    assert "samples.parquet cannot be read" in text
+    (path.parent / "cells.json").write_text("[{")
+    assert "cells.json cannot be read" in made(tmp_path / "t")["BENCHMARKS.md"].decode()
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "why"),
+    [
+        ("command:", "komand:", "komand"),
+        ("expect: more", "expekt: more", "expekt"),
+        ("command: p", "command: [", "cannot be read"),
+    ],
+)
+def test_a_wrong_declaration_names_its_file(tmp_path: Path, was: str, now: str, why: str) -> None:
+    declare(tmp_path)
+    path = tmp_path / "experiments" / "trial" / "README.md"
+    path.write_text(README.replace(was, now))
+    with pytest.raises(Undeclared, match=rf"trial/README\.md.*{why}"):
+        made(tmp_path)
+
+
+def test_an_unfinished_study_is_not_published(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, [*BASE, "strategy=raw"])
+    (folder / "summary.json").unlink()
+    with pytest.raises(Unfinished, match="1 runs of trial are not finished"):
+        publish("trial", tmp_path, tmp_path / "published")
+
+
+def test_commands_of_unpublished_runs(trial: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from analysis.__main__ import main
+
+    folders = {name: str(p) for name in ("raw", "text", "blank") for p in (trial / "runs" / "trial").glob(f"*-{name}-*")}
+    raw = next(
+        p for p in (trial / "runs" / "trial").glob("*-raw-*") if json.loads((p / "meta.json").read_text())["config"]["donor"] == "self"
+    )
+    assert main(["compare", str(raw), folders["text"], folders["blank"]]) == 0
+    told = capsys.readouterr().out
+    assert "against raw (points)" in told
+    assert "-70.0" in told
+    assert main(["compare", "--csv", str(raw), folders["text"]]) == 0
+    assert next(csv.reader(io.StringIO(capsys.readouterr().out)))[0] == "strategy"
+    timed = next(p for p in (trial / "runs" / "trial").glob("*-question_only-*"))
+    assert main(["report", str(timed)]) == 0
+    told = capsys.readouterr().out
+    assert "floor_is_small" in told
+    assert "stages of raw" in told
+    assert main(["report", str(tmp_path)]) == 1
+    assert "is no run's folder" in capsys.readouterr().err
+
+
+def test_a_run_that_is_not_there_is_named(tmp_path: Path) -> None:
+    from analysis import load, load_runs
+
+    with pytest.raises(NoRecords, match="no study 'x'"):
+        load("x", tmp_path)
+    with pytest.raises(NoRecords, match="holds no finished run"):
+        load_runs([tmp_path])
+
+
+def test_the_repository_s_evidence_is_up_to_date() -> None:
+    done = subprocess.run([sys.executable, "-m", "analysis", "check"], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -1,0 +1,178 @@
+"""Multiruns by every launcher that this machine can run, and what they leave: the same cells, one ledger, one table of failures."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import has
+from test_run import FAST, content, folder, go
+
+from avpbench.errors import ConfigError
+from avpbench.launch import check_launcher, sweep_folder
+from avpbench.ledger import Ledger
+
+HERE = Path(__file__).resolve().parent
+ENV = os.environ | {"PYTHONPATH": f"{HERE}:{HERE.parent}", "OMP_NUM_THREADS": "1"}
+DYING = ("tracker._target_=slow_tracker.Slow", "+tracker.dies_after=2")
+
+
+def multirun(results: Path, *words: str, env: dict[str, str] = ENV) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "avpbench", "-m", *FAST, f"results={results}", *words]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=env, cwd=results.parent)
+
+
+def needs(module: str) -> pytest.MarkDecorator:
+    return pytest.mark.skipif(not has(module), reason=f"{module} is not installed")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "launcher",
+    [
+        pytest.param("basic"),
+        pytest.param("slurm_local", marks=needs("submitit")),
+        pytest.param("joblib", marks=needs("joblib")),
+    ],
+)
+def test_every_launcher_leaves_the_same_cells_and_lists_what_failed(tmp_path: Path, launcher: str) -> None:
+    results = tmp_path / "results"
+    results.mkdir()
+    words = (
+        "limit=5",
+        "seed=0,1",
+        "model.path=null,/nowhere",
+        "gates=off",
+        f"hydra/launcher={launcher}",
+        "tracker=wandb",
+        "tracker.mode=offline",
+    )
+    done = multirun(results, *words)
+    assert done.returncode == 1, done.stderr
+    assert "UserWarning" not in done.stderr
+    table = done.stdout[done.stdout.index("failed cells") :]
+    assert sorted(re.findall(r"^(seed=\d) model.path=/nowhere +NotFound: no model: looked for", table, re.MULTILINE)) == [
+        "seed=0",
+        "seed=1",
+    ]
+    assert len(re.findall(r"^\d +raw +5 ", done.stdout[done.stdout.index("comparison") :], re.MULTILINE)) == 2
+    (sweep,) = (results / ".multirun").iterdir()
+    assert sorted(entry.state for entry in Ledger(sweep).entries()) == ["done", "done", "failed", "failed"]
+    go(tmp_path / "calm", "limit=5", "seed=1", "gates=off")
+    cell = folder(results, "seed=1")
+    assert content(cell) == content(folder(tmp_path / "calm", "seed=1"))
+    failed = folder(results, "seed=1", "model.path=/nowhere") / "failure.json"
+    assert "NotFound" in json.loads(failed.read_text())["traceback"]
+    ids = [{p.name.rsplit("-", 2)[1:][1] for p in path.glob("wandb/offline-run-*")} for path in (folder(results), cell)]
+    assert [len(found) for found in ids] == [1, 1]  # one W&B run a cell
+    assert ids[0] != ids[1]
+    if launcher == "slurm_local":
+        for log in re.findall(r"job \d+: .*; log: (\S+)", done.stdout):
+            assert "avpbench: " in Path(log).read_text()
+
+
+@pytest.mark.slow
+def test_a_cell_whose_process_is_killed_costs_itself_alone(tmp_path: Path) -> None:
+    """`isolate=process`: the kill is in that cell's failure.json, the other cells run, and the next run goes on there."""
+    words = ("limit=5", "chain=1,2", "gates=off", "batch_size=1", "isolate=process", *DYING)
+    done = multirun(tmp_path, *words)
+    assert done.returncode == 1, done.stderr
+    assert done.stdout.count("the cell's process was killed by SIGKILL; the kernel does so when memory runs out") >= 2
+    cells = [folder(tmp_path, "batch_size=1", f"chain={chain}") for chain in (1, 2)]
+    for cell in cells:
+        failure = json.loads((cell / "failure.json").read_text())
+        assert failure["error"] == "LaunchFailed"
+        assert len((cell / "samples.jsonl").read_text().splitlines()) == 2
+    done = multirun(tmp_path, "limit=5", "chain=1,2", "gates=off", "batch_size=1", "isolate=process")
+    assert done.returncode == 0, done.stderr
+    for cell in cells:
+        assert not (cell / "failure.json").exists()
+        assert len((cell / "samples.jsonl").read_text().splitlines()) == 5
+
+
+@pytest.mark.slow
+def test_a_cell_in_its_own_process_answers_as_one_in_ours(tmp_path: Path) -> None:
+    """The same records, its own peak of memory, and an error's own words."""
+    words = [sys.executable, "-m", "avpbench", *FAST, "limit=5", "gates=off", "isolate=process"]
+    done = subprocess.run([*words, f"results={tmp_path}"], env=ENV, capture_output=True, text=True, check=True)
+    assert "records: " in done.stdout
+    go(tmp_path / "calm", "limit=5", "gates=off")
+    assert content(folder(tmp_path)) == content(folder(tmp_path / "calm"))
+    done = subprocess.run([*words, "context=9999"], env=ENV, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "\navpbench: context=9999 does not fit tiny" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_after_max_failures_the_rest_is_left_out(tmp_path: Path) -> None:
+    done = multirun(tmp_path, "limit=2", "model.path=/a,/b,/c,null", "gates=off", "max_failures=2")
+    assert done.returncode == 1
+    table = done.stdout[done.stdout.index("failed cells") :]
+    told = re.findall(r"^model.path=(\S+) +(\w+)", table, re.MULTILINE)
+    assert [why for _, why in told] == ["NotFound", "NotFound", "left", "left"], told
+    assert not (tmp_path / "adhoc" / folder(tmp_path).name / "samples.jsonl").exists()
+
+
+@pytest.mark.slow
+def test_a_defect_is_told_with_its_traceback_and_the_other_cells_run(tmp_path: Path) -> None:
+    done = multirun(tmp_path, "limit=2", "seed=0,1", "gates=off", "tracker._target_=slow_tracker.Slow", "+tracker.seconds=none")
+    assert done.returncode == 1
+    assert done.stderr.count("TypeError") >= 2
+    assert "this is a defect of avpbench" in done.stderr
+    assert done.stdout[done.stdout.index("failed cells") :].count("TypeError") == 2
+    failure = json.loads((folder(tmp_path, "seed=1") / "failure.json").read_text())
+    assert "slow_tracker.py" in failure["traceback"]
+
+
+@pytest.mark.slow
+@needs("submitit")
+def test_without_a_scheduler_there_is_one_message(tmp_path: Path) -> None:
+    done = multirun(tmp_path, "limit=1", "seed=0,1", "hydra/launcher=slurm", env=ENV | {"PATH": str(tmp_path)})
+    assert done.returncode == 1
+    assert 'avpbench: hydra/launcher=slurm: Could not detect "srun"' in done.stderr
+    assert "slurm_local" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_results_folder_that_cannot_be_written_is_one_message() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "avpbench", "-m", "seed=0,1", "results=/proc/x"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "avpbench: cannot make /proc/x/.multirun/" in done.stderr
+    assert "choose another folder with results=DIR" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_read_only_results_folder_is_one_message(tmp_path: Path) -> None:
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", str(tmp_path)], capture_output=True, check=False).returncode:
+        pytest.skip("cannot mount a read-only folder here")
+    try:
+        done = multirun(tmp_path, "seed=0,1")
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
+    assert done.returncode == 1
+    assert f"avpbench: cannot make {tmp_path}/.multirun" in done.stderr
+    assert "Read-only file system; choose another folder with results=DIR" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_launcher_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    check_launcher(["hydra/launcher=basic", "chain=2"])
+    with pytest.raises(ConfigError, match="unknown hydra/launcher=slurn; did you mean slurm"):
+        check_launcher(["hydra/launcher=slurn"])
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"hydra/launcher=ray needs ray: pip install 'avpbench\[ray\]'"):
+        check_launcher(["hydra/launcher=ray"])
+
+
+def test_each_multirun_has_a_folder_of_its_own_in_its_results() -> None:
+    assert sweep_folder(["results=/a/b", "-m", "chain=2"]).parent == Path("/a/b/.multirun")
+    assert sweep_folder(["-m"]).parent == Path("results/runs/.multirun").absolute()
+    assert sweep_folder(["hydra.sweep.dir=/c"]) == Path("/c")

@@ -1,0 +1,210 @@
+"""Numbers by hand: what a table prints is what docs/metrics.md defines."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+from synthetic import WORK, write_run
+
+from analysis import quality, timing
+from analysis.cells import Cell, cells_of
+from analysis.claims import table as claims_table
+from analysis.declared import Claim, Measure
+from analysis.errors import MismatchedSamples, Missing, Refused
+from analysis.estimates import Point, number, point_of
+from analysis.metrics import METRICS, metric
+from analysis.stats import sign_flips
+from analysis.studies import load_runs
+
+RAW, TEXT = ("study=t", "chain=2", "strategy=raw"), ("study=t", "chain=2", "strategy=text")
+ADAPTIVE = ("study=t", "chain=2", "strategy=adaptive")
+
+
+def cells(*folders: Path) -> list[Cell]:
+    by_folder = {c.facts["folder"]: c for c in cells_of(load_runs(folders))}
+    return [by_folder[f.name] for f in folders]
+
+
+def point(*folders: Path, entrant: str = "") -> Point:
+    found = cells(*folders)
+    return Point(found[0].label, tuple(found), entrant or found[0].label)
+
+
+def test_savings_are_one_minus_a_ratio_of_means(tmp_path: Path) -> None:
+    raw, text = point(write_run(tmp_path, RAW, prefilled=30)), point(write_run(tmp_path, TEXT, prefilled=60))
+    assert metric("s_prompt").compute(raw, text).value == pytest.approx(0.5)
+    assert metric("s_forward").compute(raw, text).value == pytest.approx(1 - 50 / 80)
+    flop = [WORK.token_flop * 2 * new + WORK.attention_flop * new * (0 + new / 2 + 40 + new / 2) for new in (50, 80)]
+    assert metric("s_flop").compute(raw, text).value == pytest.approx(1 - flop[0] / flop[1])
+    with pytest.raises(Refused, match="name what it is against"):
+        metric("s_prompt").compute(raw, None)
+
+
+def test_a_saving_needs_the_same_problems(tmp_path: Path) -> None:
+    with pytest.raises(MismatchedSamples, match="30 and 40 samples"):
+        quality.saving(point(write_run(tmp_path, RAW, num=30)), point(write_run(tmp_path, TEXT)), "s_prompt")
+
+
+def test_a_contrast_of_kl_is_the_mean_difference(tmp_path: Path) -> None:
+    ours = point(write_run(tmp_path, ADAPTIVE, kl=lambda k: 0.1 + 0.01 * (k % 3)))
+    other = point(write_run(tmp_path, (*ADAPTIVE, "strategy/controller=uniform"), kl=lambda k: 0.2 + 0.01 * (k % 5)))
+    changes = np.array([0.01 * (k % 3) - 0.1 - 0.01 * (k % 5) for k in range(40)])
+    found = quality.contrast(ours, other, "kl")
+    assert found.effect.value == pytest.approx(changes.mean())
+    assert found.detectable == pytest.approx(2.8 * changes.std(ddof=1) / math.sqrt(40))
+    assert found.effect.low is not None
+    assert found.effect.low < changes.mean() < 0
+    assert found.p < 0.001
+    assert quality.contrast(ours, ours, "kl").p == 1.0
+
+
+def test_training_seeds_are_pooled_and_told_apart(tmp_path: Path) -> None:
+    def one(variant: int, strategy: str, shift: float) -> Path:
+        words = ("study=t", "chain=2", f"strategy={strategy}", f"+model.x={variant}")
+        folder = write_run(tmp_path, words, kl=lambda k: 0.1 + shift + 0.001 * k, identity={"weights": [f"w{variant}"]})
+        meta = json.loads((folder / "meta.json").read_text())
+        meta["config"]["model"]["variant"] = variant
+        (folder / "meta.json").write_text(json.dumps(meta))
+        return folder
+
+    ours = point(*(one(v, "adaptive", 0.1 * v) for v in range(3)))
+    other = point(*(one(v, "uniform", 0.1) for v in range(3)))
+    found = quality.contrast(ours, other, "kl")
+    assert found.by_seed == pytest.approx((-0.1, 0.0, 0.1))
+    assert found.effect.value == pytest.approx(0.0)
+    low, high = found.effect.low, found.effect.high
+    assert low is not None
+    assert high is not None
+    assert high - low > 0.1, "seeds that disagree make a wide interval"
+    with pytest.raises(Refused, match="training seeds"):
+        quality.contrast(Point("x", ours.cells[:2], "x"), other, "kl")
+    everything = [*ours.cells, *other.cells]
+    assert len(point_of(everything, "a", {"controller": "snapkv"}).cells) == 3
+    with pytest.raises(Missing, match=r"variant 7.*run: this"):
+        point_of(everything, "a", {"controller": "snapkv", "variant": [0, 7]}, run="this")
+    with pytest.raises(Refused, match="6 cells match"):
+        point_of(everything, "a", {"strategy": "quantized"})
+    with pytest.raises(Refused, match="timings of 3 training seeds are not pooled"):
+        timing.seconds(ours, "host")
+
+
+def test_random_draws_are_averaged_by_problem(tmp_path: Path) -> None:
+    words = [(*ADAPTIVE, "strategy/controller=random", f"strategy.controller.seed={s}") for s in range(2)]
+    drawn = point(*(write_run(tmp_path, w, kl=lambda k, s=s: 0.1 * s + 0.01 * k) for s, w in enumerate(words)))  # type: ignore[misc]
+    assert quality.average(drawn, "kl").value == pytest.approx(0.05 + 0.01 * 19.5)
+    assert quality.average(drawn, "kl").num == 40
+    ours = point(write_run(tmp_path, ADAPTIVE, kl=lambda k: 0.01 * k))
+    best = point(write_run(tmp_path, (*ADAPTIVE, "strategy/controller=oracle", "quality=off", "latency=off"), kl=lambda k: 0.01 * k - 0.05))
+    assert quality.share_of_gap(ours, drawn, best).value == pytest.approx(0.5)
+    with pytest.raises(Refused, match="cannot be told apart"):
+        quality.share_of_gap(ours, drawn, drawn)
+    with pytest.raises(Refused, match="random draws"):
+        quality.contrast(Point("d", (*drawn.cells, *ours.cells), "d"), ours, "accuracy") if _half(drawn, ours) else None
+
+
+def _half(drawn: Point, ours: Point) -> bool:
+    """Makes one cell's accuracy differ, so that the average over draws is no yes or no."""
+    ours.cells[0].samples["correct"] = ~ours.cells[0].samples["correct"]
+    return True
+
+
+def timed(root: Path, entrants: Mapping[str, float] | None = None, **changes: object) -> Path:
+    return write_run(root, RAW, 8, entrants=entrants or {"raw": 0.01, "reprefill": 0.08}, **changes)  # type: ignore[arg-type]
+
+
+def test_clocks_by_hand(tmp_path: Path) -> None:
+    raw = point(timed(tmp_path))
+    assert metric("ttft_host_s").compute(raw, None).value == pytest.approx(0.01, rel=0.05)
+    assert metric("ttft_host_speedup").compute(raw, None).value == pytest.approx(8, rel=0.02)
+    assert metric("ttft_host_limit_s").compute(raw, None).value == pytest.approx(0.003)
+    assert metric("ttft_host_eta").compute(raw, None).value == pytest.approx(0.3, rel=0.05)
+    assert metric("handoff_s").compute(raw, None).value == pytest.approx(0.014, rel=0.05)
+    assert set(timing.stages(raw)) == {"export", "prefill"}
+    ratio, p = timing.faster(raw, "host", "reprefill")
+    assert ratio.value == pytest.approx(8, rel=0.02)
+    assert p < 1e-6
+    value, low, high = timing.break_even(raw)
+    assert value == pytest.approx(8 * (10_000 - 400) / (1.4 * 0.07), rel=0.05)
+    assert low < value < high
+    slow = Point("r", raw.cells, "reprefill")
+    assert timing.break_even(slow)[0] == math.inf
+    tokens = 316
+    flop = WORK.token_flop * tokens + WORK.head_flop + WORK.attention_flop * tokens**2 / 2
+    assert timing.achieved_flop_per_s(raw) == pytest.approx(flop / 0.064, rel=0.05)
+
+
+def test_few_processes_are_said_and_widen(tmp_path: Path) -> None:
+    few = timing.speedup(point(timed(tmp_path, processes=2)), "host")
+    assert few.note == "2 of 5 process restarts"
+    assert not timing.speedup(point(timed(tmp_path / "b")), "host").note
+
+
+def test_an_unsound_a_a_publishes_no_ratio(tmp_path: Path) -> None:
+    sound = timed(tmp_path, aa="raw")
+    assert timing.speedup(point(sound), "host").value == pytest.approx(8, rel=0.02)
+    summary = json.loads((sound / "summary.json").read_text())
+    (sound / "summary.json").write_text(json.dumps(summary | {"aa_log_ratio_low": -0.01, "aa_log_ratio_high": 0.05}))
+    with pytest.raises(Refused, match=r"A/A is unsound \(-0\.010 to \+0\.050"):
+        timing.speedup(point(sound), "host")
+
+
+def test_on_a_gpu_a_slow_reprefill_gives_way_to_its_limit(tmp_path: Path) -> None:
+    found = timing.speedup(point(timed(tmp_path, identity={"device": "NVIDIA H100"})), "host")
+    assert found.value == pytest.approx(0.3 * 8, rel=0.05), "its eta is 0.3, below 0.6"
+    assert re.search(r"limit of re-prefill, whose eta is 0\.(29|30)", found.note)
+
+
+def test_the_floor_is_what_re_prefill_moves(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, ("study=t", "chain=2", "strategy=reprefill"), num=101, kl=lambda k: 0.01 * k)
+    assert quality.floor(point(folder)).value == pytest.approx(0.0975)
+
+
+def test_kl_means_nothing_with_random_weights(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, (*RAW, "model=qwen0.5b", "model.load=dummy", "task=wordmath"), kl=lambda k: 0.1)
+    with pytest.raises(Refused, match="random weights"):
+        quality.average(point(folder), "kl")
+
+
+def test_sign_flips_are_the_exact_test() -> None:
+    assert sign_flips(np.array([1.0, 1.0, 1.0, 1.0, 1.0])) == pytest.approx(2 / 2**5)
+    assert sign_flips(np.array([1.0, -1.0])) == 1.0
+    assert sign_flips(np.zeros(5)) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "needs", "verdict"),
+    [
+        (0.4, None, "any", "yes 50.0%"),
+        (0.6, None, "any", "no 50.0%"),
+        (None, 0.4, "any", "no 50.0%"),
+        (0.4, None, "cuda", "cannot be tested here: it wants a GPU; on a CPU, as a direction only: 50.0% [50.0, 50.0]"),
+        (0.4, None, "real", "cannot be tested here: it wants real weights"),
+    ],
+)
+def test_verdicts_follow_their_rule(tmp_path: Path, low: float | None, high: float | None, needs: str, verdict: str) -> None:
+    found = cells(write_run(tmp_path, RAW, prefilled=30), write_run(tmp_path, TEXT, prefilled=60))
+    told = [replaced(cell) for cell in found]
+    measures = [Measure("m", "s_prompt", {"strategy": "raw"}, {"strategy": "text"})]
+    words = {"holds": "yes {0}", "fails": "no {0}", "unclear": "?"}
+    shown = claims_table([Claim("c", "s", "t", "d", "x", "runs", measures, needs, words, low, high)], told, {})
+    assert shown.rows[0][-1].text == verdict
+
+
+def replaced(cell: Cell) -> Cell:
+    cell.facts["study"] = "runs"
+    return cell
+
+
+def test_units_are_spoken() -> None:
+    assert [number(v, u) for v, u in ((0.0123, "s"), (12.3, "s"), (2048, "bytes"), (0.5, "%"), (-0.1, "points"), (None, "x"))] == [
+        "12.3 ms", "12.30 s", "2.0 KiB", "50.0%", "-10.0", "-",
+    ]  # fmt: skip
+    with pytest.raises(Refused, match="unknown metric 'kll'"):
+        metric("kll")
+    assert "kl" in METRICS
