@@ -15,7 +15,7 @@ from avpbench.errors import ConfigError, NotFound
 from avpbench.prompts import given, question_alone
 from avpbench.tasks.grading import grade
 from avpbench.tasks.gsm8k import Gsm8k
-from avpbench.tasks.operations import NAMES
+from avpbench.tasks.operations import NAMES, OBJECTS
 from avpbench.tasks.stories import Story
 from avpbench.tasks.task import Task
 from avpbench.tasks.wordmath import LEVELS, Wordmath, story
@@ -78,6 +78,23 @@ def test_unseen_levels_use_what_training_never_does() -> None:
     unseen = story(0, "test", 1, "unseen_templates").problem("x")
     assert not any(sentence_form in seen for sentence_form in ("that belong to", "add up to", "apiece"))
     assert unseen.question.startswith("There are")
+
+
+def test_what_is_fitted_to_labels_has_words_that_no_test_has() -> None:
+    """Sentence by sentence, with names, objects and numbers left out."""
+
+    def forms(level: str, split: str) -> set[str]:
+        words = " ".join(story(0, split, i, level).problem("x").question for i in range(400))
+        known = "|".join((*NAMES, *OBJECTS, r"\d+"))
+        return set(re.sub(rf"\b({known})\b", "_", words).split(". "))
+
+    fitted = forms("controllers", "train")
+    tested = set().union(*(forms(level, split) for level in LEVELS if level != "controllers" for split in ("train", "test")))
+    assert len(fitted) > 20
+    assert not fitted & tested
+    assert all(
+        Wordmath(20, "controllers", 0).problem(i).question == story(0, "train", i, "controllers").problem("x").question for i in range(20)
+    )
 
 
 @pytest.mark.parametrize("chain", [1, 2, 3, 4, 6])

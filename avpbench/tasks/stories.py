@@ -10,7 +10,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from avpbench.tasks.operations import ASKS, BASE, RELATIONS, REMARKS, UPDATES, Op
+from avpbench.tasks.operations import ASKS, BASE, RELATIONS, REMARKS, UPDATES, WORDINGS, Op
 from avpbench.tasks.task import Problem
 
 MAX_VALUE = 500
@@ -88,7 +88,7 @@ class Story:
 class _Teller:
     rng: random.Random
     obj: str
-    unseen: bool
+    wording: str
     facts: list[Fact]
     holder: dict[str, int]  # who -> the fact that last defined the quantity
 
@@ -103,7 +103,7 @@ class _Teller:
         if value is None:
             return None
         cast = dict(zip("ABC", (*people, who), strict=False)) if op.people else {"A": who, "B": who}
-        template = op.templates[-1] if self.unseen else self.rng.choice(op.templates[:-1])
+        template = self.rng.choice(op.templates[WORDINGS[self.wording]])
         computed = f"{shown} = <<{shown.replace(' ', '')}={value}>>{value}"
         line = _RESULT[kind].format(who=who, calc=computed, o=self.obj) if " " in shown else None
         return Fact(
@@ -133,12 +133,12 @@ def _evaluate(shown: str) -> int | None:
 
 
 def tell(
-    rng: random.Random, num_steps: int, num_distractors: int, names: Sequence[str], objects: Sequence[str], unseen: bool
+    rng: random.Random, num_steps: int, num_distractors: int, names: Sequence[str], objects: Sequence[str], wording: str
 ) -> Story | None:
     """A story whose answer rests on `num_steps` computed steps, or None where this draw did not give one."""
     obj, other = rng.sample(objects, 2)
     free = rng.sample(names, len(names))
-    teller = _Teller(rng, obj, unseen, [], {})
+    teller = _Teller(rng, obj, wording, [], {})
     base = teller.fact(BASE, free.pop(), (), "relation")
     assert base is not None
     teller.add(base)
@@ -195,13 +195,12 @@ def _asked(teller: _Teller, num_steps: int) -> Story | None:
 
 
 def _remark(teller: _Teller, who: str) -> Fact:
-    templates = teller.rng.choice(REMARKS)
-    template = templates[-1] if teller.unseen else teller.rng.choice(templates[:-1])
+    template = teller.rng.choice(teller.rng.choice(REMARKS)[WORDINGS[teller.wording]])
     return Fact(template.format(A=who, n=teller.rng.randint(2, 60)), who, "", None, (), 0, ())
 
 
 def _aside(teller: _Teller, who: str, other: str) -> Fact:
-    fact = _Teller(teller.rng, other, teller.unseen, [], {}).fact(BASE, who, (), "relation")
+    fact = _Teller(teller.rng, other, teller.wording, [], {}).fact(BASE, who, (), "relation")
     assert fact is not None
     return replace(fact, who=f"{who} {other}")
 

@@ -23,12 +23,13 @@ from avpbench.tasks.task import Problem, Task
 @final
 @dataclass(frozen=True, slots=True)
 class Level:
-    """How hard a story is: computed steps (least, most), distractors at most, and what of it was held out."""
+    """How hard a story is: computed steps (least, most), distractors at most, what of it was held out, and whose problems they are."""
 
     steps: tuple[int, int] = (2, 8)
     distractors: int = 2
     unseen_names: bool = False
-    unseen_templates: bool = False
+    wording: str = "seen"  # one of WORDINGS
+    split: str = "test"
 
 
 LEVELS = {
@@ -36,7 +37,8 @@ LEVELS = {
     "easy": Level(steps=(2, 3), distractors=0),
     "long": Level(steps=(9, 10)),
     "unseen_names": Level(unseen_names=True),
-    "unseen_templates": Level(unseen_templates=True),
+    "unseen_templates": Level(wording="unseen"),
+    "controllers": Level(wording="controllers", split="train"),  # for fitting to labels: no test has these stories or these words
 }
 _SHARES = ("test", "dev")  # a bucket in eight each; the rest is for training
 
@@ -58,7 +60,7 @@ def story(seed: int, split: str, index: int, level: str = "standard") -> Story:
     attempt = 0
     while True:
         rng = random.Random(f"{seed}/{split}/{level}/{index}/{attempt}")
-        told = tell(rng, num_steps, rng.randint(0, rules.distractors), names, objects, rules.unseen_templates)
+        told = tell(rng, num_steps, rng.randint(0, rules.distractors), names, objects, rules.wording)
         if told is not None and _split(told) == split:
             return told
         attempt += 1
@@ -94,7 +96,7 @@ class Wordmath(Task):
         return f"wordmath/{self._level}/{self._seed}/{self._size}/{zlib.crc32(probe.encode()):08x}"
 
     def problem(self, index: int) -> Problem:
-        return self._problem("test", index)
+        return self._problem(LEVELS[self._level].split, index)
 
     def exemplar(self, index: int) -> Problem:
         return self._problem("train", index)
