@@ -23,13 +23,13 @@ from avpbench.tasks.task import Problem, Task
 @final
 @dataclass(frozen=True, slots=True)
 class Level:
-    """How hard a story is: computed steps (least, most), distractors at most, what of it was held out, and whose problems they are."""
+    """How hard a story is: computed steps (least, most), distractors at most, what of it was held out, and whose problems they must be."""
 
     steps: tuple[int, int] = (2, 8)
     distractors: int = 2
     unseen_names: bool = False
     wording: str = "seen"  # one of WORDINGS
-    split: str = "test"
+    split: str | None = None
 
 
 LEVELS = {
@@ -74,18 +74,20 @@ class Wordmath(Task):
         size: number of test problems.
         level: one of LEVELS.
         seed: another seed is another data set.
+        split: `test`, or `dev` for whatever is chosen before it is reported. Level `controllers` is always training stories.
         path: must be absent; the stories are generated.
     """
 
     name = "wordmath"
 
-    def __init__(self, size: int, level: str, seed: int, path: str | None = None) -> None:
+    def __init__(self, size: int, level: str, seed: int, split: str = "test", path: str | None = None) -> None:
         one_of("task.level", level, tuple(LEVELS))
+        one_of("task.split", split, _SHARES)
         whole("task.size", size, 2)
         whole("task.seed", seed, 0)
         if path is not None:
             raise ConfigError(f"task.path={path}: wordmath is generated and reads no folder; use task=gsm8k")
-        self._size, self._level, self._seed = size, level, seed
+        self._size, self._level, self._seed, self._split = size, level, seed, LEVELS[level].split or split
 
     def __len__(self) -> int:
         return self._size
@@ -93,10 +95,10 @@ class Wordmath(Task):
     @property
     def fingerprint(self) -> str:
         probe = "\n".join(self.problem(index).question for index in (0, self._size // 2, self._size - 1))
-        return f"wordmath/{self._level}/{self._seed}/{self._size}/{zlib.crc32(probe.encode()):08x}"
+        return f"wordmath/{self._split}/{self._level}/{self._seed}/{self._size}/{zlib.crc32(probe.encode()):08x}"
 
     def problem(self, index: int) -> Problem:
-        return self._problem(LEVELS[self._level].split, index)
+        return self._problem(self._split, index)
 
     def exemplar(self, index: int) -> Problem:
         return self._problem("train", index)

@@ -1,55 +1,23 @@
-"""What an embedded model reads in training: its tokenizer, and batches of conversations from generated stories."""
+"""What an embedded model reads in training: batches of conversations from generated stories."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import final
 
 import torch
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
 
 from avpbench.prompts import ChatTemplate, exemplar
 from avpbench.tasks.stories import Story
 from avpbench.tasks.wordmath import story
 from avpbench.zoo.transcripts import Mix, draw, example
 
-SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
-_TEMPLATE = (
-    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>' + '\\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
-)
-# Qwen2's own expression: `AutoTokenizer` rebuilds it for this model type, whatever tokenizer.json says.
-_SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 IGNORE = -100  # a label that is not learned
 _POOL = 384  # stories
 _LONGEST = 6000  # tokens of a conversation
 Labelled = tuple[list[int], list[int]]
-
-
-def train_tokenizer(vocab_size: int, seed: int, level: str) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer with single digits and ChatML's special tokens, learned from transcripts."""
-    rng = random.Random(f"tokenizer/{seed}")
-    texts = (
-        f"{asked}\n{said}\n"
-        for index in range(8000)
-        for talk in example(story(seed, "train", index, level), rng, Mix()).conversations
-        for asked, said, _ in talk
-    )
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.normalizer = normalizers.NFC()
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(Regex(_SPLIT), "isolated"), pre_tokenizers.ByteLevel(False, use_regex=False)]
-    )
-    tokenizer.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=list(SPECIAL), initial_alphabet=alphabet, show_progress=False)
-    tokenizer.train_from_iterator(texts, trainer)
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=SPECIAL[2], pad_token=SPECIAL[0])
-    fast.chat_template = _TEMPLATE
-    return fast
 
 
 @final
@@ -122,11 +90,15 @@ def _only(ids: Sequence[int], parts: Sequence[tuple[int, ...]]) -> list[int]:
 class Feed:
     """Batches of a corpus, and the place in it: a feed made at another's place goes on as that would.
 
-    A batch is right-padded, of conversations of like length, at most `batch_tokens` tokens with the padding.
+    A batch is right-padded, of conversations of like length, at most `batch_tokens` tokens with the padding. `fewest`
+    turns this feed's number of batches in a pool into the smallest of all processes: then the k-th batches of all
+    processes are of like length, and none waits for another.
     """
 
-    def __init__(self, corpus: Corpus, batch_tokens: int, pool: int = 0, place: int = 0) -> None:
-        self._corpus, self._batch_tokens, self.pool, self.place = corpus, batch_tokens, pool, place
+    def __init__(
+        self, corpus: Corpus, batch_tokens: int, pool: int = 0, place: int = 0, fewest: Callable[[int], int] = lambda n: n
+    ) -> None:
+        self._corpus, self._batch_tokens, self.pool, self.place, self._fewest = corpus, batch_tokens, pool, place, fewest
         self._groups = self._grouped()
 
     def next(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -148,5 +120,6 @@ class Feed:
             if groups[-1] and (len(groups[-1]) + 1) * len(pair[0]) > self._batch_tokens:
                 groups.append([])
             groups[-1].append(pair)
+        groups = groups[::-1][: self._fewest(len(groups))]  # the longest at the same place in every process
         random.Random(f"order/{self._corpus.seed}/{self.pool}").shuffle(groups)
         return groups

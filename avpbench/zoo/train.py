@@ -30,7 +30,9 @@ from avpbench.meter import now_s
 from avpbench.progress import progress, say
 from avpbench.prompts import ChatTemplate
 from avpbench.records import write_json
-from avpbench.zoo.corpus import IGNORE, Corpus, Feed, train_tokenizer
+from avpbench.zoo.corpus import IGNORE, Corpus, Feed
+from avpbench.zoo.stress import plant, widened
+from avpbench.zoo.tokenizers import TOKENIZERS
 from avpbench.zoo.transcripts import Mix
 
 HERE = Path(__file__).parent
@@ -75,7 +77,7 @@ def train(recipe: DictConfig, out: Path, seed: int, device: str) -> None:
     about = {"recipe": OmegaConf.to_container(recipe), "seed": seed}
     path = out / LOG
     if not path.exists():
-        train_tokenizer(recipe.vocab_size, recipe.tokenizer_seed, recipe.level).save_pretrained(out)
+        _tokenizer(recipe, seed).save_pretrained(out)
         write_json(path, about | {"steps": [], "weights": None})
     before = json.loads(path.read_text())
     if {key: before.get(key) for key in about} != about:
@@ -101,7 +103,7 @@ def _work(rank: int, world: int, meeting: str, recipe: DictConfig, out: Path, se
             raise ConfigError(f"{out} was begun with processes={len(state.feeds)}, got {world}; go on with as many")
     tokenizer = AutoTokenizer.from_pretrained(out)
     torch.manual_seed(seed)
-    model = _new_model(recipe, len(tokenizer), tokenizer.eos_token_id)
+    model = _new_model(recipe, seed, len(tokenizer), tokenizer.eos_token_id)
     if state.model:
         model.load_state_dict(state.model)
     model.to(device)
@@ -112,9 +114,12 @@ def _work(rank: int, world: int, meeting: str, recipe: DictConfig, out: Path, se
             ChatTemplate(tokenizer), tokenizer.eos_token_id, seed, recipe.level, mix, cycle.learn_prompts,
             number * _CYCLE_STORIES, rank, world,
         )  # fmt: skip
-        _Cycle(model, Feed(corpus, recipe.batch_tokens // world, *state.feeds[rank]), recipe, cycle, state, out, device).go()
+        feed = Feed(corpus, recipe.batch_tokens // world, *state.feeds[rank], _fewest)
+        _Cycle(model, feed, recipe, cycle, state, out, device).go()
         state.cycle, state.step, state.feeds, state.optimizer = number + 1, 0, [(0, 0)] * world, {}
     if rank == 0:
+        if "plant" in recipe:
+            plant(model, recipe.plant)
         _save(model, out)
         write_json(out / LOG, json.loads((out / LOG).read_text()) | {"steps": state.log, "weights": weights_id(out)})
         _draw(state.log, out / CURVE)
@@ -122,7 +127,23 @@ def _work(rank: int, world: int, meeting: str, recipe: DictConfig, out: Path, se
     distributed.destroy_process_group()
 
 
-def _new_model(recipe: DictConfig, vocab: int, stop: int) -> Any:
+def _parent(recipe: DictConfig, seed: int) -> Path:
+    """The trained member that this one grows from."""
+    folder = HERE / f"{recipe.parent}-{seed}"
+    if not (folder / "model.safetensors").is_file():
+        raise ConfigError(f"no {folder / 'model.safetensors'} to grow from; train model={recipe.parent} seed={seed} first")
+    return folder
+
+
+def _tokenizer(recipe: DictConfig, seed: int) -> Any:
+    if "parent" in recipe:
+        return AutoTokenizer.from_pretrained(_parent(recipe, seed))
+    return TOKENIZERS[recipe.config.model_type](recipe.vocab_size, recipe.tokenizer_seed, recipe.level)
+
+
+def _new_model(recipe: DictConfig, seed: int, vocab: int, stop: int) -> Any:
+    if "parent" in recipe:
+        return widened(AutoModelForCausalLM.from_pretrained(_parent(recipe, seed)), recipe.head_dim)
     shape: Any = OmegaConf.to_container(recipe.config)
     kind = shape.pop("model_type")
     config = AutoConfig.for_model(kind, vocab_size=vocab, eos_token_id=stop, pad_token_id=0, bos_token_id=None, **shape)
@@ -190,6 +211,13 @@ class _Cycle:
             torch.save({f.name: getattr(self.state, f.name) for f in fields(_State)}, fresh)
             os.replace(fresh, self.out / CHECKPOINT)
             self.state.model, self.state.optimizer = {}, {}
+
+
+def _fewest(count: int) -> int:
+    """The smallest of all processes' counts."""
+    counts = torch.tensor(count)
+    distributed.all_reduce(counts, distributed.ReduceOp.MIN)
+    return int(counts)
 
 
 def _share(model: Any, loss: float, num_learned: int, num_tokens: int) -> tuple[float, int]:
