@@ -25,8 +25,8 @@ from avpbench.tasks.task import Problem, Task
 class Level:
     """How hard a story is: computed steps (least, most), distractors at most, what of it was held out, and whose problems they must be."""
 
-    steps: tuple[int, int] = (2, 8)
-    distractors: int = 2
+    steps: tuple[int, int] = (2, 5)
+    distractors: int = 1
     unseen_names: bool = False
     wording: str = "seen"  # one of WORDINGS
     split: str | None = None
@@ -34,7 +34,8 @@ class Level:
 
 LEVELS = {
     "standard": Level(),
-    "easy": Level(steps=(2, 3), distractors=0),
+    "easy": Level(steps=(2, 2), distractors=0),
+    "broad": Level(steps=(2, 8), distractors=2),  # what the embedded models are trained on
     "long": Level(steps=(9, 10)),
     "unseen_names": Level(unseen_names=True),
     "unseen_templates": Level(wording="unseen"),
