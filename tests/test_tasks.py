@@ -75,9 +75,8 @@ def test_train_and_test_share_no_names_and_numbers() -> None:
 def test_unseen_levels_use_what_training_never_does() -> None:
     seen = " ".join(story(0, "train", i).problem("x").question for i in range(500))
     assert not any(re.search(rf"\b{name}\b", seen) for name in NAMES[-8:])
-    unseen = story(0, "test", 1, "unseen_templates").problem("x")
     assert not any(sentence_form in seen for sentence_form in ("that belong to", "add up to", "apiece"))
-    assert unseen.question.startswith("There are")
+    assert any(story(0, "test", i, "unseen_templates").problem("x").question.startswith("There are") for i in range(40))
 
 
 def test_what_is_fitted_to_labels_has_words_that_no_test_has() -> None:
