@@ -34,6 +34,7 @@ class Settings:
     chain: int
     context: int
     question: str
+    repeat: bool
     think_steps: int
     donor: str
     seed: int
@@ -114,7 +115,9 @@ class Cell:
                 mine.append(donors[mine[-1]])
         else:
             mine *= s.chain
-        return tuple(prompt(self.task.problem(i), s.question, place, s.chain, self.context) for place, i in enumerate(reversed(mine)))
+        return tuple(
+            prompt(self.task.problem(i), s.question, place, s.chain, self.context, s.repeat) for place, i in enumerate(reversed(mine))
+        )
 
     def jobs(
         self, indices: Sequence[int], scripts: Sequence[Sequence[tuple[int, ...]]] | None = None, agents: int | None = None

@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from avpbench.checks import number, one_of, whole
+from avpbench.checks import flag, number, one_of, whole
 from avpbench.config import role_models, strategy_name
 from avpbench.engine.sampling import Sampling
 from avpbench.errors import ConfigError, IncompatibleModels
@@ -75,6 +75,7 @@ def check_settings(values: Values) -> None:
         whole(name, values[name], 0)
     whole("script_tokens", values["script_tokens"], 1, null="their own words")
     one_of("question", values["question"], QUESTION_MODES)
+    flag("repeat", values["repeat"])
     one_of("donor", values["donor"], ("self", "other"))
 
 

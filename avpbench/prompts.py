@@ -16,6 +16,7 @@ ROLES = {
     "refiner": "You are the refiner. Write the whole plan again, corrected.",
     "solver": "You are the solver. Solve the problem step by step. End with #### and the number.",
 }
+_BRIEF = {"refiner": "You are the refiner. Write only the line of the plan that changes."}
 _MORE = " Add what the new facts say."
 _SLOT = "Context:\n{slot}\n\n"
 _EXEMPLAR = "Question: {question}\nAnswer: {solution}\n\n"
@@ -57,12 +58,13 @@ def question_alone(problem: Problem, mode: str, context: str = "") -> str:
     return context + (asked(problem) if mode == "split" else f"Question: {problem.question}\n")
 
 
-def prompt(problem: Problem, mode: str, place: int, chain: int, context: str = "") -> Prompt:
-    """The prompt of the agent at `place` (from 0) in a chain of `chain` agents."""
+def prompt(problem: Problem, mode: str, place: int, chain: int, context: str = "", repeat: bool = True) -> Prompt:
+    """The prompt of the agent at `place` (from 0) in a chain of `chain` agents; without `repeat` nobody repeats the plan."""
     role = roles(chain)[place]
+    task = ROLES[role] if repeat else _BRIEF.get(role, ROLES[role])
     part = given(problem, mode, place, chain, context)
     more = _MORE if part.startswith("More facts") and role != "solver" else ""
-    return Prompt(role, f"{part}{ROLES[role]}{more}", question_alone(problem, mode, context))
+    return Prompt(role, f"{part}{task}{more}", question_alone(problem, mode, context))
 
 
 def fill(slot: str, words: str) -> str:
@@ -83,7 +85,7 @@ def as_json(turns: Sequence[Turn], whole: bool) -> str:
 
 def prompt_hash() -> str:
     """Identifies the wording of every prompt of this version."""
-    return digest.of_text("\n".join((*ROLES.values(), _MORE, _SLOT, _EXEMPLAR)))
+    return digest.of_text("\n".join((*ROLES.values(), *_BRIEF.values(), _MORE, _SLOT, _EXEMPLAR)))
 
 
 @final

@@ -69,6 +69,7 @@ def settings(cfg: DictConfig) -> Settings:
         chain=cfg.chain,
         context=cfg.context,
         question=cfg.question,
+        repeat=cfg.repeat,
         think_steps=cfg.think_steps,
         donor=cfg.donor,
         seed=cfg.seed,

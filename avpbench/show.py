@@ -26,7 +26,7 @@ def show(words: Sequence[str]) -> None:
     say(f"chain: {' -> '.join(roles(cfg.chain))}; strategy {identity.strategy}")
     say(f"problem {problem.id}, gold {problem.gold}; {context_tokens} tokens of context\n")
     for place, (role, template) in enumerate(zip(roles(cfg.chain), templates, strict=True)):
-        told = prompt(problem, cfg.question, place, cfg.chain, context)
+        told = prompt(problem, cfg.question, place, cfg.chain, context, cfg.repeat)
         slot = "<what came over the hop>" if place else ""
         alone = template.first(fill(slot, told.words))
         after = template.following(told.words)

@@ -157,7 +157,7 @@ def told(words: str, role: str = "solver") -> Prompt:
 
 def settings(**changes: object) -> Settings:
     base: dict[str, object] = {
-        "chain": 3, "context": 0, "question": "first", "think_steps": 0, "donor": "self", "seed": 0, "sampling": Sampling(),
+        "chain": 3, "context": 0, "question": "first", "repeat": True, "think_steps": 0, "donor": "self", "seed": 0, "sampling": Sampling(),
         "max_new_tokens": 12, "max_agent_tokens": 9, "batch_size": 4,
     }  # fmt: skip
     return Settings(**(base | changes))  # type: ignore[arg-type]

@@ -112,10 +112,10 @@ def test_the_context_goes_where_the_question_goes(tiny: Engine) -> None:
 
 def test_what_does_not_fit_the_window_is_said(tiny: Engine) -> None:
     with pytest.raises(ConfigError, match="does not fit tiny"):
-        cell(tiny, context=5000)
+        cell(tiny, context=10_000)
     agent = cell(tiny).agents[0]
-    prompt = told("word " * 5000)
-    with pytest.raises(ConfigError, match="do not fit tiny's window of 4096"):
+    prompt = told("word " * 10_000)
+    with pytest.raises(ConfigError, match="do not fit tiny's window of 8192"):
         agent.act([agent.receive(None, prompt)], [prompt], cell(tiny).jobs([0])[0])
 
 

@@ -178,7 +178,9 @@ def test_avp_projected_goes_between_vocabularies(tiny: Engine, foreign: Engine) 
 def test_avp_projected_wants_both_models_in_one_process(tiny: Engine) -> None:
     peer = build(strategy_config("avp_projected"))
     parcel = peer.export(state_of(tiny, "avp_projected"), tiny, tiny.spec)
-    assert loaded(tiny.spec) is tiny
+    found = loaded(tiny.spec)
+    assert found is not None
+    assert found.spec == tiny.spec
     far = replace(parcel.card, sender=replace(tiny.spec, weights_id="elsewhere"))
     with pytest.raises(WireError, match="is not in this process"):
         peer.inject(replace(parcel, card=far), tiny)

@@ -15,7 +15,7 @@ from avpbench.errors import ConfigError, NotFound
 from avpbench.prompts import given, question_alone
 from avpbench.tasks.grading import grade
 from avpbench.tasks.gsm8k import Gsm8k
-from avpbench.tasks.operations import NAMES
+from avpbench.tasks.operations import NAMES, OBJECTS
 from avpbench.tasks.stories import Story
 from avpbench.tasks.task import Task
 from avpbench.tasks.wordmath import LEVELS, Wordmath, story
@@ -35,7 +35,7 @@ def test_the_plan_alone_gives_the_gold(level: str) -> None:
 def _solve(told: Story) -> Fraction:
     """Runs the equations as written, with no help from the generator."""
     known: dict[str, Fraction] = {}
-    for line in told.equations(only_needed=True):
+    for line in told.plan():
         who, right = re.sub(r" in \w+$", "", line).removeprefix("Let ").replace("Find ", "answer = ").split(" = ")
         parts = [known[p] if p in known else Fraction(p) if p.isdigit() else p for p in right.split(" ")]
         value = parts[0]
@@ -64,7 +64,7 @@ def test_train_and_test_share_no_names_and_numbers() -> None:
     """No two have the same plan, whatever the wording, the object and the distractors."""
 
     def plan(split: str, index: int) -> tuple[str, ...]:
-        *equations, find = story(0, split, index).equations(only_needed=True)
+        *equations, find = story(0, split, index).plan()
         return (*equations, find.rsplit(" in ", 1)[0])
 
     train = [plan("train", i) for i in range(12_000)]
@@ -75,9 +75,25 @@ def test_train_and_test_share_no_names_and_numbers() -> None:
 def test_unseen_levels_use_what_training_never_does() -> None:
     seen = " ".join(story(0, "train", i).problem("x").question for i in range(500))
     assert not any(re.search(rf"\b{name}\b", seen) for name in NAMES[-8:])
-    unseen = story(0, "test", 1, "unseen_templates").problem("x")
     assert not any(sentence_form in seen for sentence_form in ("that belong to", "add up to", "apiece"))
-    assert unseen.question.startswith("There are")
+    assert any(story(0, "test", i, "unseen_templates").problem("x").question.startswith("There are") for i in range(40))
+
+
+def test_what_is_fitted_to_labels_has_words_that_no_test_has() -> None:
+    """Sentence by sentence, with names, objects and numbers left out."""
+
+    def forms(level: str, split: str) -> set[str]:
+        words = " ".join(story(0, split, i, level).problem("x").question for i in range(400))
+        known = "|".join((*NAMES, *OBJECTS, r"\d+"))
+        return set(re.sub(rf"\b({known})\b", "_", words).split(". "))
+
+    fitted = forms("controllers", "train")
+    tested = set().union(*(forms(level, split) for level in LEVELS if level != "controllers" for split in ("train", "test")))
+    assert len(fitted) > 20
+    assert not fitted & tested
+    assert all(
+        Wordmath(20, "controllers", 0).problem(i).question == story(0, "train", i, "controllers").problem("x").question for i in range(20)
+    )
 
 
 @pytest.mark.parametrize("chain", [1, 2, 3, 4, 6])

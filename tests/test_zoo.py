@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import json
+import os
 import random
-from itertools import count
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import DictConfig, OmegaConf
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from avpbench.core import Turn
 from avpbench.engine.engine import Engine
+from avpbench.engine.identity import weights_id
 from avpbench.engine.load import ZOO
+from avpbench.errors import ConfigError
 from avpbench.prompts import ChatTemplate, as_json, fill, prompt
-from avpbench.tasks.transcripts import RIGHT, WRONG, Mix, example
 from avpbench.tasks.wordmath import story
-from avpbench.zoo import corpus, train
+from avpbench.zoo import train
+from avpbench.zoo.corpus import IGNORE, Corpus, Feed
+from avpbench.zoo.transcripts import RIGHT, STANDS, WRONG, Mix, example
 
 
 def test_it_loads_through_the_ordinary_classes() -> None:
@@ -55,11 +64,11 @@ def test_training_text_is_what_a_run_renders() -> None:
 
 
 def test_a_wrong_plan_is_shown_but_not_learned() -> None:
-    only = Mix(chain=((4, 1),), question=(("first", 1),), slot=(("prefix", 1),), wrong_plan=1)
+    only = Mix(chain=((4, 1),), question=(("first", 1),), slot=(("prefix", 1),), wrong_plan=1, brief=0)
     for index in range(30):
         told = story(0, "train", index)
         ((plan, critic, refined, _),) = example(told, random.Random(index), only).conversations
-        right = "\n".join(told.equations(only_needed=True))
+        right = "\n".join(told.plan())
         assert plan[1] != right
         assert not plan[2]
         assert critic[1].startswith(WRONG)
@@ -68,20 +77,45 @@ def test_a_wrong_plan_is_shown_but_not_learned() -> None:
     assert RIGHT not in WRONG
 
 
+def test_a_brief_chain_says_no_plan_twice() -> None:
+    """With `repeat=false` a refiner writes the corrected line, or that the plan stands; the solver still solves it whole."""
+    only = Mix(chain=((4, 1),), question=(("first", 1),), slot=(("prefix", 1),), wrong_plan=1, brief=1)
+    for index in range(20):
+        told = story(0, "train", index)
+        ((_, critic, refined, solved),) = example(told, random.Random(index), only).conversations
+        assert refined[1] == critic[1].removeprefix(WRONG)
+        assert "Write only the line" in refined[0]
+        assert solved[1] == told.problem("").solution
+    right = Mix(chain=((4, 1),), question=(("first", 1),), slot=(("prefix", 1),), wrong_plan=0, brief=1)
+    ((_, critic, refined, _),) = example(story(0, "train", 3), random.Random(0), right).conversations
+    assert (critic[1], refined[1]) == (RIGHT, STANDS)
+
+
+def test_a_right_plan_s_refiner_in_a_run_is_told_what_training_told(tiny: Engine) -> None:
+    problem = story(0, "train", 5).problem("")
+    only = Mix(chain=((4, 1),), question=(("first", 1),), slot=(("prefix", 1),), wrong_plan=0, brief=1)
+    ((_, _, refined, _),) = example(story(0, "train", 5), random.Random(0), only).conversations
+    assert refined[0] == prompt(problem, "first", 2, 4, repeat=False).words
+
+
+def feed_of(tiny: Engine, mix: Mix, learn_prompts: bool, **at: int) -> Feed:
+    corpus = Corpus(ChatTemplate(tiny.tokenizer), tiny.tokenizer.eos_token_id, 0, "standard", mix, learn_prompts)
+    return Feed(corpus, 2048, **at)
+
+
 @pytest.mark.parametrize("learn_prompts", [True, False])
 def test_what_is_learned(tiny: Engine, learn_prompts: bool) -> None:
     """What agents say, with its stop token; what they are told where the cycle asks for it; a wrong plan never."""
     stop = tiny.tokenizer.eos_token_id
-    source = corpus.conversations(ChatTemplate(tiny.tokenizer), stop, 0, "standard", count(), learn_prompts)
+    corpus = Corpus(ChatTemplate(tiny.tokenizer), stop, 0, "standard", Mix(), learn_prompts)
     hidden = 0
-    for _ in range(100):
-        ids, labels = next(source)
+    for ids, labels in (pair for index in range(40) for pair in corpus.conversations(index)):
         assert len(ids) == len(labels)
-        assert all(label in (id, -100) for id, label in zip(ids, labels, strict=True))
+        assert all(label in (id, IGNORE) for id, label in zip(ids, labels, strict=True))
         assert labels[-1] == stop
-        learned = tiny.tokenizer.decode([i for i in labels if i != -100])
+        learned = tiny.tokenizer.decode([i for i in labels if i != IGNORE])
         assert ("You are the" in learned) == learn_prompts
-        ignored = tiny.tokenizer.decode([i for i, label in zip(ids, labels, strict=True) if label == -100])
+        ignored = tiny.tokenizer.decode([i for i, label in zip(ids, labels, strict=True) if label == IGNORE])
         if learn_prompts:
             hidden += bool(ignored)
             assert all(line.startswith(("Let ", "Find ")) for line in ignored.splitlines() if line)
@@ -90,23 +124,87 @@ def test_what_is_learned(tiny: Engine, learn_prompts: bool) -> None:
     assert hidden > 3 or not learn_prompts
 
 
-@pytest.mark.slow
-def test_training_lowers_the_loss_and_is_seeded(tmp_path: Path) -> None:
-    from omegaconf import OmegaConf
+def test_solved_problems_are_learned_where_they_stand(tiny: Engine) -> None:
+    corpus = Corpus(ChatTemplate(tiny.tokenizer), 1, 0, "standard", Mix(context=((2, 1),)), False)
+    learned_first = 0
+    for index in range(10):
+        ids, labels = corpus.conversations(index)[0]
+        text = tiny.tokenizer.decode(ids)
+        assert text.count("Answer:") >= 2 or "Question:" not in text
+        before = labels[: next(k for k in range(len(ids)) if tiny.tokenizer.decode(ids[: k + 1]).endswith("You are the"))]
+        learned_first += tiny.tokenizer.decode([i for i in before if i != IGNORE]).count("####") == 2
+    assert learned_first >= 8
 
-    recipe = OmegaConf.load(train.HERE / "recipes" / "tiny.yaml")
-    small = OmegaConf.merge(
-        recipe,
-        {
-            "cycles": [{"steps": 6, "learning_rate": 0.003, "learn_prompts": p} for p in (True, False)],
-            "batch_tokens": 1024,
-            "processes": 2,
-            "config": {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1},
-        },
-    )
-    losses = []
+
+def test_a_feed_goes_on_from_its_place(tiny: Engine) -> None:
+    """Batches from any place are those of a feed that came there; no conversation comes twice; widths hold."""
+    one = feed_of(tiny, Mix(), False)
+    batches = [one.next() for _ in range(30)]
+    again = feed_of(tiny, Mix(), False, pool=0, place=20)
+    for wanted, got in zip(batches[20:], (again.next() for _ in range(10)), strict=True):
+        assert torch.equal(wanted[0], got[0])
+        assert torch.equal(wanted[1], got[1])
+    rows = [tuple(row.tolist()) for ids, _ in batches for row in ids]
+    assert len(set(rows)) == len(rows)
+    assert all(ids.numel() <= 2048 or len(ids) == 1 for ids, _ in batches)
+
+
+SMALL = {
+    "cycles": [{"steps": 4, "learning_rate": 0.003, "learn_prompts": p, "context": [[0, 1]]} for p in (True, False)],
+    "batch_tokens": 1024,
+    "processes": 2,
+    "checkpoint_steps": 2,
+    "config": {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1},
+}
+
+
+def recipe(**changes: object) -> DictConfig:
+    whole = OmegaConf.merge(OmegaConf.load(train.HERE / "recipes" / "tiny.yaml"), SMALL, changes)
+    assert isinstance(whole, DictConfig)
+    return whole
+
+
+def weights(folder: Path) -> torch.Tensor:
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    return torch.cat([p.float().flatten() for p in model.parameters()])
+
+
+@pytest.mark.slow
+def test_training_is_seeded_and_goes_on_after_a_kill(tmp_path: Path) -> None:
+    """Two runs are the same bits, and so is one that was killed after a checkpoint; finished, it says so."""
     for name in ("a", "b"):
-        train.train(small, tmp_path / name, 3, "cpu")
-        model = AutoModelForCausalLM.from_pretrained(tmp_path / name)
-        losses.append(torch.cat([p.float().flatten() for p in model.parameters()]))
-    assert torch.equal(losses[0], losses[1])
+        train.train(recipe(), tmp_path / name, 3, "cpu")
+    assert torch.equal(weights(tmp_path / "a"), weights(tmp_path / "b"))
+    code = (
+        "import sys; from pathlib import Path; from omegaconf import OmegaConf; from avpbench.zoo import train\n"
+        "if __name__ == '__main__': train.train(OmegaConf.load(sys.argv[1]), Path(sys.argv[2]), 3, 'cpu')"
+    )
+    script, config, out = tmp_path / "go.py", tmp_path / "recipe.yaml", tmp_path / "c"
+    script.write_text(code)
+    OmegaConf.save(recipe(), config)
+    child = subprocess.Popen([sys.executable, str(script), str(config), str(out)], start_new_session=True)
+    while not (out / train.CHECKPOINT).exists():
+        time.sleep(0.05)
+        assert child.poll() is None
+    os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
+    assert not (out / "model.safetensors").exists()
+    train.train(recipe(), out, 3, "cpu")
+    assert torch.equal(weights(tmp_path / "a"), weights(out))
+    log = json.loads((out / train.LOG).read_text())
+    assert log["weights"] == weights_id(out)
+    assert [row["step"] for row in log["steps"]] == [4, 4]
+    assert (out / train.CURVE).stat().st_size > 1000
+    assert not (out / train.CHECKPOINT).exists()
+
+
+def test_another_recipe_or_seed_is_refused(tmp_path: Path) -> None:
+    (tmp_path / train.LOG).write_text(json.dumps({"recipe": OmegaConf.to_container(recipe()), "seed": 3, "steps": [], "weights": None}))
+    for changed, seed in ((recipe(weight_decay=0.2), 3), (recipe(), 4)):
+        with pytest.raises(ConfigError, match="holds a training of another recipe or seed"):
+            train.train(changed, tmp_path, seed, "cpu")
+
+
+def test_an_unknown_member_is_one_message() -> None:
+    with pytest.raises(ConfigError, match=r"model=tinny has no recipe; known: .*tiny"):
+        train.main(["model=tinny"])

@@ -102,6 +102,16 @@ def _folder(folder: Path) -> Path:
     return folder
 
 
+def _require_shipped(folder: Path, identity: str) -> None:
+    """Raises ConfigError where an embedded model's weights are not those that its training left."""
+    pinned = json.loads((folder / "training.json").read_text())["weights"]
+    if identity != pinned:
+        raise ConfigError(
+            f"the weights in {folder} are not the shipped ones (digest {identity}, wanted {pinned}); reinstall avpbench, or use"
+            " them as a model of their own: model.path=DIR model.name=NAME"
+        )
+
+
 def _from_hub(repo: str, revision: str, files: list[str]) -> tuple[Path, str]:
     from huggingface_hub import snapshot_download
 
@@ -181,6 +191,8 @@ def load(source: Source, device: torch.device, dtype: torch.dtype) -> Engine:
             model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="sdpa")
         notes = (f"dummy weights (random, seed {source.seed}): timing only, answers mean nothing", *notes)
     else:
+        if folder.parent == ZOO:
+            _require_shipped(folder, who.weights_id)
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa").to(device)
     if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
         raise ConfigError(f"the tokenizer of {source.name} has {len(tokenizer)} tokens, its embedding fewer; name its own tokenizer")

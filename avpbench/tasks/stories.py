@@ -1,4 +1,4 @@
-"""How a wordmath story is told: facts that follow from one another, then what is asked, then distractors.
+"""How a wordmath story is told: facts that follow from one another and all count, then what is asked, then distractors.
 
 Every name and object follows a space wherever it stands, in story, plan, solution and JSON, so that it is the same
 token there: a small model learns to copy one token long before it learns that four spellings are one word.
@@ -10,10 +10,11 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from avpbench.tasks.operations import ASKS, BASE, RELATIONS, UPDATES, Op
+from avpbench.tasks.operations import ASKS, BASE, RELATIONS, REMARKS, UPDATES, WORDINGS, Op
 from avpbench.tasks.task import Problem
 
-MAX_VALUE = 999
+MAX_VALUE = 500
+_REMARKS = 0.75  # of the distractors; the others count another object, which asks for comparing objects
 _RESULT = {  # how a computed quantity is worded in the solution, by kind
     "relation": "So {who} has {calc} {o}.",
     "update": "Now {who} has {calc} {o}.",
@@ -23,7 +24,7 @@ _RESULT = {  # how a computed quantity is worded in the solution, by kind
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """One sentence and the quantity it defines: `who` = `calc`, e.g. Sue = Tom * 2."""
+    """One sentence and the quantity it defines: `who` = `calc`, e.g. Sue = Tom * 2. A remark defines none (`calc` is empty)."""
 
     text: str
     who: str
@@ -56,10 +57,18 @@ class Story:
     def num_steps(self) -> int:
         return sum(self.facts[i].line is not None for i in self.needed) + (self.ask.line is not None)
 
-    def equations(self, only_needed: bool) -> list[str]:
-        """The plan: an equation a fact, then what to find."""
-        chosen = self.needed if only_needed else range(len(self.facts))
-        return [*(self.facts[i].equation for i in chosen), f"Find {self.ask.calc} in {self.obj}"]
+    def plan(self) -> list[str]:
+        """An equation for each fact that the answer rests on, then what to find."""
+        return [*(self.facts[i].equation for i in self.needed), self.find]
+
+    def told(self, start: int, stop: int) -> list[str]:
+        """The equations of these facts, whether they count or not; a remark has none."""
+        return [fact.equation for fact in self.facts[start:stop] if fact.calc]
+
+    @property
+    def find(self) -> str:
+        """What to find, as the last line of a plan."""
+        return f"Find {self.ask.calc} in {self.obj}"
 
     def problem(self, id: str) -> Problem:
         sentences = tuple(fact.text for fact in self.facts)
@@ -79,7 +88,7 @@ class Story:
 class _Teller:
     rng: random.Random
     obj: str
-    unseen: bool
+    wording: str
     facts: list[Fact]
     holder: dict[str, int]  # who -> the fact that last defined the quantity
 
@@ -94,7 +103,7 @@ class _Teller:
         if value is None:
             return None
         cast = dict(zip("ABC", (*people, who), strict=False)) if op.people else {"A": who, "B": who}
-        template = op.templates[-1] if self.unseen else self.rng.choice(op.templates[:-1])
+        template = self.rng.choice(op.templates[WORDINGS[self.wording]])
         computed = f"{shown} = <<{shown.replace(' ', '')}={value}>>{value}"
         line = _RESULT[kind].format(who=who, calc=computed, o=self.obj) if " " in shown else None
         return Fact(
@@ -124,12 +133,12 @@ def _evaluate(shown: str) -> int | None:
 
 
 def tell(
-    rng: random.Random, num_steps: int, num_distractors: int, names: Sequence[str], objects: Sequence[str], unseen: bool
+    rng: random.Random, num_steps: int, num_distractors: int, names: Sequence[str], objects: Sequence[str], wording: str
 ) -> Story | None:
     """A story whose answer rests on `num_steps` computed steps, or None where this draw did not give one."""
     obj, other = rng.sample(objects, 2)
     free = rng.sample(names, len(names))
-    teller = _Teller(rng, obj, unseen, [], {})
+    teller = _Teller(rng, obj, wording, [], {})
     base = teller.fact(BASE, free.pop(), (), "relation")
     assert base is not None
     teller.add(base)
@@ -180,18 +189,27 @@ def _asked(teller: _Teller, num_steps: int) -> Story | None:
         if index not in needed:
             needed.add(index)
             waiting.extend(teller.facts[index].uses)
-    story = Story(teller.obj, tuple(teller.facts), ask, tuple(sorted(needed)))
+    facts = tuple(teller.facts[i] for i in sorted(needed))
+    story = Story(teller.obj, facts, ask, tuple(range(len(facts))))
     return story if story.num_steps == num_steps else None
 
 
+def _remark(teller: _Teller, who: str) -> Fact:
+    template = teller.rng.choice(teller.rng.choice(REMARKS)[WORDINGS[teller.wording]])
+    return Fact(template.format(A=who, n=teller.rng.randint(2, 60)), who, "", None, (), 0, ())
+
+
+def _aside(teller: _Teller, who: str, other: str) -> Fact:
+    fact = _Teller(teller.rng, other, teller.wording, [], {}).fact(BASE, who, (), "relation")
+    assert fact is not None
+    return replace(fact, who=f"{who} {other}")
+
+
 def _distracted(story: Story, teller: _Teller, other: str, count: int) -> Story:
-    """The story with facts about another object put in; no equation of the story refers to them."""
+    """The story with remarks and facts about another object put in; no equation of the story refers to them."""
     facts, needed = list(story.facts), list(story.needed)
     for who in teller.rng.sample(list(teller.holder), min(count, len(teller.holder))):
-        side = _Teller(teller.rng, other, teller.unseen, [], {})
-        fact = side.fact(BASE, who, (), "relation")
-        assert fact is not None
         place = teller.rng.randint(0, len(facts))
-        facts.insert(place, replace(fact, who=f"{who} {other}"))
+        facts.insert(place, _remark(teller, who) if teller.rng.random() < _REMARKS else _aside(teller, who, other))
         needed = [i + (i >= place) for i in needed]
     return replace(story, facts=tuple(facts), needed=tuple(needed))

@@ -23,42 +23,46 @@ from avpbench.tasks.task import Problem, Task
 @final
 @dataclass(frozen=True, slots=True)
 class Level:
-    """How hard a story is: computed steps (least, most), distractors at most, and what of it was held out."""
+    """How hard a story is: computed steps (least, most), distractors at most, what of it was held out, and whose problems they must be."""
 
-    steps: tuple[int, int] = (2, 8)
-    distractors: int = 2
+    steps: tuple[int, int] = (2, 5)
+    distractors: int = 1
     unseen_names: bool = False
-    unseen_templates: bool = False
+    wording: str = "seen"  # one of WORDINGS
+    split: str | None = None
 
 
 LEVELS = {
     "standard": Level(),
-    "easy": Level(steps=(2, 3), distractors=0),
+    "easy": Level(steps=(2, 2), distractors=0),
+    "broad": Level(steps=(2, 8), distractors=2),  # what the embedded models are trained on
     "long": Level(steps=(9, 10)),
     "unseen_names": Level(unseen_names=True),
-    "unseen_templates": Level(unseen_templates=True),
+    "unseen_templates": Level(wording="unseen"),
+    "controllers": Level(wording="controllers", split="train"),  # for fitting to labels: no test has these stories or these words
 }
-_TEST_SHARE = 8  # one bucket in eight belongs to the test set
+_SHARES = ("test", "dev")  # a bucket in eight each; the rest is for training
 
 
-def _bucket(story: Story) -> int:
-    """A bucket from `story.key`, so that no test story is a training story told with other words or other distractors."""
-    return zlib.crc32(repr(story.key).encode()) % _TEST_SHARE
+def _split(story: Story) -> str:
+    """The split of a story by its `key`: no test story is a training story told with other words or other distractors."""
+    bucket = zlib.crc32(repr(story.key).encode()) % 8
+    return _SHARES[bucket] if bucket < len(_SHARES) else "train"
 
 
 @lru_cache(maxsize=8192)
 def story(seed: int, split: str, index: int, level: str = "standard") -> Story:
-    """The story at `index` of a split, drawn again until it falls into a bucket of that split."""
+    """The story at `index` of a split (train, dev or test), told anew until what its answer rests on belongs to that split."""
     rules = LEVELS[level]
     names = NAMES[-8:] if rules.unseen_names else NAMES[:-8]
     objects = OBJECTS[-6:] if rules.unseen_names else OBJECTS[:-6]
+    least, most = rules.steps
+    num_steps = min(least + int(random.Random(f"{seed}/{split}/{level}/{index}").expovariate(0.4)), most)
     attempt = 0
     while True:
         rng = random.Random(f"{seed}/{split}/{level}/{index}/{attempt}")
-        least, most = rules.steps
-        num_steps = min(least + int(rng.expovariate(0.4)), most)
-        told = tell(rng, num_steps, rng.randint(0, rules.distractors), names, objects, rules.unseen_templates)
-        if told is not None and (_bucket(told) == 0) == (split == "test"):
+        told = tell(rng, num_steps, rng.randint(0, rules.distractors), names, objects, rules.wording)
+        if told is not None and _split(told) == split:
             return told
         attempt += 1
 
@@ -71,18 +75,20 @@ class Wordmath(Task):
         size: number of test problems.
         level: one of LEVELS.
         seed: another seed is another data set.
+        split: `test`, or `dev` for whatever is chosen before it is reported. Level `controllers` is always training stories.
         path: must be absent; the stories are generated.
     """
 
     name = "wordmath"
 
-    def __init__(self, size: int, level: str, seed: int, path: str | None = None) -> None:
+    def __init__(self, size: int, level: str, seed: int, split: str = "test", path: str | None = None) -> None:
         one_of("task.level", level, tuple(LEVELS))
+        one_of("task.split", split, _SHARES)
         whole("task.size", size, 2)
         whole("task.seed", seed, 0)
         if path is not None:
             raise ConfigError(f"task.path={path}: wordmath is generated and reads no folder; use task=gsm8k")
-        self._size, self._level, self._seed = size, level, seed
+        self._size, self._level, self._seed, self._split = size, level, seed, LEVELS[level].split or split
 
     def __len__(self) -> int:
         return self._size
@@ -90,10 +96,10 @@ class Wordmath(Task):
     @property
     def fingerprint(self) -> str:
         probe = "\n".join(self.problem(index).question for index in (0, self._size // 2, self._size - 1))
-        return f"wordmath/{self._level}/{self._seed}/{self._size}/{zlib.crc32(probe.encode()):08x}"
+        return f"wordmath/{self._split}/{self._level}/{self._seed}/{self._size}/{zlib.crc32(probe.encode()):08x}"
 
     def problem(self, index: int) -> Problem:
-        return self._problem("test", index)
+        return self._problem(self._split, index)
 
     def exemplar(self, index: int) -> Problem:
         return self._problem("train", index)

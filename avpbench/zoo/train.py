@@ -1,33 +1,59 @@
-"""Trains an embedded model from scratch: python -m avpbench.zoo.train model=tiny [seed=0] [out=DIR] [KEY=VALUE ...]
+"""Trains an embedded model from scratch: python -m avpbench.zoo.train model=tiny [seed=0] [out=DIR] [device=cpu] [KEY=VALUE ...]
 
-The data are generated (avpbench.tasks.transcripts) in the exact prompts and slots of a real run. The seed decides the
-initial weights and the order of the stories; the stories themselves are the training split of wordmath.
+The data are generated (avpbench.zoo.transcripts) in the exact prompts and slots of a real run. The seed decides the
+initial weights and the order of the stories; the stories themselves are the training split of wordmath. Stopped at any
+moment, the same command goes on from the last checkpoint.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 import tempfile
-from collections.abc import Iterator
-from itertools import count
+from contextlib import nullcontext
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import distributed
 from torch.multiprocessing.spawn import spawn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging
 
+from avpbench.engine.identity import weights_id
 from avpbench.errors import ConfigError
 from avpbench.meter import now_s
+from avpbench.progress import progress, say
 from avpbench.prompts import ChatTemplate
-from avpbench.zoo.corpus import IGNORE, batches, conversations, train_tokenizer
+from avpbench.records import write_json
+from avpbench.zoo.corpus import IGNORE, Corpus, Feed
+from avpbench.zoo.stress import plant, widened
+from avpbench.zoo.tokenizers import TOKENIZERS
+from avpbench.zoo.transcripts import Mix
 
 HERE = Path(__file__).parent
+LOG, CHECKPOINT, CURVE = "training.json", "checkpoint.pt", "loss.svg"
 _CYCLE_STORIES = 10_000_000  # a cycle's stories begin here, so that none comes twice
+_EVERY = 50  # steps between entries of the log
+
+
+@final
+@dataclass(slots=True)
+class _State:
+    """How far a training is: what a checkpoint holds. `feeds`: each process's (pool, place)."""
+
+    cycle: int = 0
+    step: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    feeds: list[tuple[int, int]] = field(default_factory=list)
+    log: list[dict[str, float]] = field(default_factory=list)
+    model: dict[str, torch.Tensor] = field(default_factory=dict)
+    optimizer: dict[str, Any] = field(default_factory=dict)
 
 
 def loss_of(model: Any, ids: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, int]:
@@ -39,96 +65,159 @@ def loss_of(model: Any, ids: torch.Tensor, labels: torch.Tensor) -> tuple[torch.
 
 
 def train(recipe: DictConfig, out: Path, seed: int, device: str) -> None:
-    """Trains by the recipe and writes model, tokenizer and `training.json` (loss, tokens, seconds) to `out`.
+    """Trains by the recipe; writes model, tokenizer, `training.json` (loss, tokens, seconds, digest) and the curve to `out`.
 
-    A cycle is one cosine from its peak learning rate, with an optimizer and stories of its own; it begins with the
-    weights that the last one saved. A folder that holds finished cycles of this recipe and seed goes on after them.
-    On a CPU each of `recipe.processes` processes of one thread takes its share of every step: threads of one process
-    wait for each other at every small product, and for whatever else runs on the machine.
+    A cycle is one cosine from its peak learning rate, with an optimizer and stories of its own. On a CPU each of
+    `recipe.processes` processes of one thread takes its share of every step: threads of one process wait for each
+    other at every small product, and for whatever else runs on the machine.
+
+    Raises ConfigError where `out` holds a training of another recipe or seed.
     """
     out.mkdir(parents=True, exist_ok=True)
-    if not _finished(out / "training.json", recipe, seed)["cycles"]:
-        tokenizer = train_tokenizer(recipe.vocab_size, recipe.tokenizer_seed, recipe.level)
-        tokenizer.save_pretrained(out)
-        torch.manual_seed(seed)
-        _save(_new_model(recipe, len(tokenizer), tokenizer.eos_token_id), out)
+    about = {"recipe": OmegaConf.to_container(recipe), "seed": seed}
+    path = out / LOG
+    if not path.exists():
+        _tokenizer(recipe, seed).save_pretrained(out)
+        write_json(path, about | {"steps": [], "weights": None})
+    before = json.loads(path.read_text())
+    if {key: before.get(key) for key in about} != about:
+        raise ConfigError(f"{out} holds a training of another recipe or seed; choose another out=DIR, or remove the folder to begin anew")
+    if before["weights"] is not None:
+        say(f"{out} is trained; remove the folder to begin anew")
+        return
     world = recipe.processes if device == "cpu" else 1
     with tempfile.TemporaryDirectory() as meeting:
-        arguments = (world, f"file://{meeting}/group", recipe, out, seed, device)
-        spawn(_work, arguments, nprocs=world)  # type: ignore[no-untyped-call]
+        spawn(_work, (world, f"file://{meeting}/group", recipe, out, seed, device), nprocs=world)  # type: ignore[no-untyped-call]
 
 
 def _work(rank: int, world: int, meeting: str, recipe: DictConfig, out: Path, seed: int, device: str) -> None:
-    """One process of a training: the cycles that are left, on every `world`-th story."""
+    """One process of a training: the steps that are left, on its own pools of stories."""
+    logging.disable_progress_bar()
     distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=world)
     if device == "cpu":
         torch.set_num_threads(1)
-    log = _finished(out / "training.json", recipe, seed)
+    state = _State(feeds=[(0, 0)] * world)
+    if (out / CHECKPOINT).exists():
+        state = _State(**torch.load(out / CHECKPOINT))
+        if len(state.feeds) != world:
+            raise ConfigError(f"{out} was begun with processes={len(state.feeds)}, got {world}; go on with as many")
     tokenizer = AutoTokenizer.from_pretrained(out)
-    for number in range(len(log["cycles"]), len(recipe.cycles)):
+    torch.manual_seed(seed)
+    model = _new_model(recipe, seed, len(tokenizer), tokenizer.eos_token_id)
+    if state.model:
+        model.load_state_dict(state.model)
+    model.to(device)
+    for number in range(state.cycle, len(recipe.cycles)):
         cycle = recipe.cycles[number]
-        model = AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32).to(device)
-        stories = count(number * _CYCLE_STORIES + rank, world)
-        source = conversations(ChatTemplate(tokenizer), tokenizer.eos_token_id, seed, recipe.level, stories, cycle.learn_prompts)
-        feed = batches(source, recipe.batch_tokens // world, seed)
-        if rank == 0:
-            print(f"cycle {number + 1} of {len(recipe.cycles)}", flush=True)
-        log["cycles"].append(_cycle(model, feed, recipe, cycle, device))
-        if rank == 0:
-            _save(model, out)
-            (out / "training.json").write_text(json.dumps(log, indent=1) + "\n")
-        distributed.barrier()
+        mix = Mix(context=tuple((count, weight) for count, weight in cycle.context))
+        corpus = Corpus(
+            ChatTemplate(tokenizer), tokenizer.eos_token_id, seed, recipe.level, mix, cycle.learn_prompts,
+            number * _CYCLE_STORIES, rank, world,
+        )  # fmt: skip
+        feed = Feed(corpus, recipe.batch_tokens // world, *state.feeds[rank], _fewest)
+        _Cycle(model, feed, recipe, cycle, state, out, device).go()
+        state.cycle, state.step, state.feeds, state.optimizer = number + 1, 0, [(0, 0)] * world, {}
+    if rank == 0:
+        if "plant" in recipe:
+            plant(model, recipe.plant)
+        _save(model, out)
+        write_json(out / LOG, json.loads((out / LOG).read_text()) | {"steps": state.log, "weights": weights_id(out)})
+        _draw(state.log, out / CURVE)
+        (out / CHECKPOINT).unlink(missing_ok=True)
     distributed.destroy_process_group()
 
 
-def _finished(path: Path, recipe: DictConfig, seed: int) -> dict[str, Any]:
-    """The log of earlier cycles. Raises ConfigError where they were trained by another recipe or seed."""
-    about = {"recipe": OmegaConf.to_container(recipe), "seed": seed}
-    if not path.exists():
-        return about | {"cycles": []}
-    log: dict[str, Any] = json.loads(path.read_text())
-    if {key: log.get(key) for key in about} != about:
-        raise ConfigError(f"{path} is of another recipe or seed; choose another out=DIR, or remove the folder to begin anew")
-    return log
+def _parent(recipe: DictConfig, seed: int) -> Path:
+    """The trained member that this one grows from."""
+    folder = HERE / f"{recipe.parent}-{seed}"
+    if not (folder / "model.safetensors").is_file():
+        raise ConfigError(f"no {folder / 'model.safetensors'} to grow from; train model={recipe.parent} seed={seed} first")
+    return folder
 
 
-def _new_model(recipe: DictConfig, vocab: int, stop: int) -> Any:
+def _tokenizer(recipe: DictConfig, seed: int) -> Any:
+    if "parent" in recipe:
+        return AutoTokenizer.from_pretrained(_parent(recipe, seed))
+    return TOKENIZERS[recipe.config.model_type](recipe.vocab_size, recipe.tokenizer_seed, recipe.level)
+
+
+def _new_model(recipe: DictConfig, seed: int, vocab: int, stop: int) -> Any:
+    if "parent" in recipe:
+        return widened(AutoModelForCausalLM.from_pretrained(_parent(recipe, seed)), recipe.head_dim)
     shape: Any = OmegaConf.to_container(recipe.config)
     kind = shape.pop("model_type")
     config = AutoConfig.for_model(kind, vocab_size=vocab, eos_token_id=stop, pad_token_id=0, bos_token_id=None, **shape)
     return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
 
 
-def _cycle(
-    model: Any, feed: Iterator[tuple[torch.Tensor, torch.Tensor]], recipe: DictConfig, cycle: DictConfig, device: str
-) -> list[dict[str, float]]:
-    """Trains for one cosine; returns the loss, a mean over 50 steps, as it went."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=cycle.learning_rate, betas=(0.9, 0.95), weight_decay=recipe.weight_decay)
-    log: list[dict[str, float]] = []
-    started, num_tokens = now_s(), 0
-    recent: list[float] = []
-    for step in range(cycle.steps):
-        warm = min(1.0, (step + 1) / recipe.warmup_steps)
+@final
+@dataclass(slots=True)
+class _Cycle:
+    """One cosine, from where `state` says."""
+
+    model: Any
+    feed: Feed
+    recipe: DictConfig
+    cycle: DictConfig
+    state: _State
+    out: Path
+    device: str
+
+    def go(self) -> None:
+        state, cycle = self.state, self.cycle
+        optimizer = torch.optim.AdamW(self.model.parameters(), betas=(0.9, 0.95), weight_decay=self.recipe.weight_decay)
+        if state.optimizer:
+            optimizer.load_state_dict(state.optimizer)
+        label = f"cycle {state.cycle + 1} of {len(self.recipe.cycles)}"
+        shown = progress(label, cycle.steps, state.step) if distributed.get_rank() == 0 else nullcontext(lambda *_: None)
+        recent: list[float] = []
+        began, before = now_s(), state.seconds
+        with shown as advance:
+            for step in range(state.step, cycle.steps):
+                recent.append(self._step(optimizer, step))
+                state.seconds = before + now_s() - began
+                if (step + 1) % _EVERY == 0 or step + 1 == cycle.steps:
+                    entry = {"cycle": state.cycle + 1, "step": step + 1, "loss": round(sum(recent) / len(recent), 5)}
+                    state.log.append(entry | {"tokens": state.tokens, "seconds": round(state.seconds, 1)})
+                    recent = []
+                advance(1, f"loss {state.log[-1]['loss']:.4f}" if state.log else "")
+                state.step = step + 1
+                if state.step % self.recipe.checkpoint_steps == 0:
+                    self._checkpoint(optimizer)
+
+    def _step(self, optimizer: torch.optim.Optimizer, step: int) -> float:
+        """One step of all processes together; the mean loss of its learned ids."""
+        warm = min(1.0, (step + 1) / self.recipe.warmup_steps)
         for group in optimizer.param_groups:
-            group["lr"] = cycle.learning_rate * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / cycle.steps)))
-        ids, labels = (t.to(device) for t in next(feed))
-        with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
-            loss, num_learned = loss_of(model, ids, labels)
+            group["lr"] = self.cycle.learning_rate * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / self.cycle.steps)))
+        ids, labels = (t.to(self.device) for t in self.feed.next())
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.device == "cuda"):
+            loss, num_learned = loss_of(self.model, ids, labels)
         loss.backward()  # type: ignore[no-untyped-call]
-        mean, tokens = _share(model, loss.item(), num_learned, ids.numel())
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        mean, num_tokens = _share(self.model, loss.item(), num_learned, ids.numel())
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        num_tokens += tokens
-        recent.append(mean)
-        if (step + 1) % 50 == 0 or step + 1 == cycle.steps:
-            seconds = now_s() - started
-            entry = {"step": step + 1, "loss": round(sum(recent) / len(recent), 5), "tokens": num_tokens, "seconds": round(seconds, 1)}
-            if distributed.get_rank() == 0:
-                _tell(entry, cycle.steps)
-            log.append(entry)
-            recent = []
-    return log
+        self.state.tokens += num_tokens
+        return mean
+
+    def _checkpoint(self, optimizer: torch.optim.Optimizer) -> None:
+        places: list[Any] = [None] * distributed.get_world_size()
+        distributed.all_gather_object(places, (self.feed.pool, self.feed.place))
+        self.state.feeds = places
+        if distributed.get_rank() == 0:
+            self.state.model, self.state.optimizer = self.model.state_dict(), optimizer.state_dict()
+            fresh = self.out / f"{CHECKPOINT}.new"
+            torch.save({f.name: getattr(self.state, f.name) for f in fields(_State)}, fresh)
+            os.replace(fresh, self.out / CHECKPOINT)
+            self.state.model, self.state.optimizer = {}, {}
+
+
+def _fewest(count: int) -> int:
+    """The smallest of all processes' counts."""
+    counts = torch.tensor(count)
+    distributed.all_reduce(counts, distributed.ReduceOp.MIN)
+    return int(counts)
 
 
 def _share(model: Any, loss: float, num_learned: int, num_tokens: int) -> tuple[float, int]:
@@ -145,15 +234,24 @@ def _share(model: Any, loss: float, num_learned: int, num_tokens: int) -> tuple[
     return loss / num_learned, int(num_tokens)
 
 
-def _tell(entry: dict[str, float], steps: int) -> None:
-    speed, left = entry["tokens"] / entry["seconds"], entry["seconds"] / entry["step"] * (steps - entry["step"])
-    print(f"step {entry['step']}/{steps}  loss {entry['loss']:.4f}  {speed:,.0f} tokens/s  {left:.0f} s left", flush=True)
-
-
 def _save(model: Any, out: Path) -> None:
     half = AutoModelForCausalLM.from_config(model.config, dtype=torch.bfloat16)
     half.load_state_dict(model.state_dict())
     half.save_pretrained(out)
+
+
+def _draw(log: list[dict[str, float]], path: Path) -> None:
+    """The loss against tokens, on logarithmic axes."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(6, 3.5), layout="constrained")
+    axes.loglog([row["tokens"] for row in log], [row["loss"] for row in log], color="black", linewidth=1)
+    axes.set(xlabel="tokens, padding included", ylabel="loss (nats a learned token)")
+    figure.savefig(path, metadata={"Date": None})
+    pyplot.close(figure)
 
 
 def main(words: list[str]) -> None:

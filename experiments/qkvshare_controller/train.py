@@ -31,7 +31,7 @@ from avpbench.strategies.quantized import Quantized
 
 HIDDEN, STEPS, RATE = 16, 3000, 3e-3
 SETUP = [
-    "model=tiny", "task.level=unseen_templates", "chain=4", "question=first", "strategy=uniform", "strategy.budget_bits=8",
+    "model=tiny", "task.level=controllers", "chain=4", "question=first", "strategy=uniform", "strategy.budget_bits=8",
     "quality=off", "latency=off", "fidelity=on",
 ]  # fmt: skip
 

@@ -17,6 +17,7 @@ from avpbench.tasks.stories import Story
 _T = TypeVar("_T")
 RIGHT = "The plan is right."
 WRONG = "This line should be: "
+STANDS = "The plan stands."
 
 
 @final
@@ -24,10 +25,12 @@ WRONG = "This line should be: "
 class Mix:
     """How often each form of chain occurs in training; weights, not probabilities."""
 
-    chain: tuple[tuple[int, int], ...] = ((1, 20), (2, 15), (3, 15), (4, 25), (5, 10), (6, 15))
+    chain: tuple[tuple[int, int], ...] = ((1, 20), (2, 15), (3, 15), (4, 25), (5, 8), (6, 8), (7, 5), (8, 4))
     question: tuple[tuple[str, int], ...] = (("first", 55), ("all", 15), ("split", 30))
     slot: tuple[tuple[str, int], ...] = (("prefix", 60), ("text", 28), ("text_full", 8), ("question_only", 4))
     wrong_plan: float = 0.35
+    brief: float = 0.2  # chains in which no agent repeats the plan
+    context: tuple[tuple[int, int], ...] = ((0, 1),)  # solved problems before the question
 
 
 @final
@@ -38,14 +41,16 @@ class Example:
     conversations: tuple[tuple[tuple[str, str, bool], ...], ...]
 
 
-def example(story: Story, rng: random.Random, mix: Mix) -> Example:
-    """One chain over a story, in a form drawn from the mix."""
-    chain, mode, slot = _draw(rng, mix.chain), _draw(rng, mix.question), _draw(rng, mix.slot)
+def example(story: Story, rng: random.Random, mix: Mix, context: str = "") -> Example:
+    """One chain over a story, in a form drawn from the mix, after this shared context."""
+    chain, mode, slot = draw(rng, mix.chain), draw(rng, mix.question), draw(rng, mix.slot)
     sees_question = mode == "all" or (mode == "first" and slot in ("prefix", "text_full"))
     wrong = chain > 2 and sees_question and rng.random() < mix.wrong_plan
-    said = _words(story, chain, mode, rng if wrong else None)
+    brief = chain > 2 and rng.random() < mix.brief
+    said = _words(story, chain, mode, rng if wrong else None, brief)
     problem = story.problem("")
-    turns = [(Turn(p.role, p.words, words), p.question) for k, words in enumerate(said) for p in (prompt(problem, mode, k, chain),)]
+    prompts = [prompt(problem, mode, k, chain, context, not brief) for k in range(chain)]
+    turns = [(Turn(p.role, p.words, words), p.question) for p, words in zip(prompts, said, strict=True)]
     learn = [not (wrong and k == 0) for k in range(chain)]
     if slot == "prefix":
         return Example((tuple((t.asked, t.said, ok) for (t, _), ok in zip(turns, learn, strict=True)),))
@@ -61,26 +66,31 @@ def example(story: Story, rng: random.Random, mix: Mix) -> Example:
     return Example(tuple(conversations))
 
 
-def _draw(rng: random.Random, weights: Sequence[tuple[_T, int]]) -> _T:
+def draw(rng: random.Random, weights: Sequence[tuple[_T, int]]) -> _T:
+    """One of the values, by their weights."""
     return rng.choices([value for value, _ in weights], [weight for _, weight in weights])[0]
 
 
-def _words(story: Story, chain: int, mode: str, wrong: random.Random | None) -> list[str]:
-    """What each agent of the chain should say; with `wrong`, the planner makes one mistake and the critic finds it."""
+def _words(story: Story, chain: int, mode: str, wrong: random.Random | None, brief: bool) -> list[str]:
+    """What each agent of the chain should say; with `wrong`, the planner makes one mistake and the critic finds it.
+
+    With `brief`, refiners write the line that changes and what their own facts say, not the plan again.
+    """
     split = mode == "split" and chain > 1
-    *equations, answer = story.equations(only_needed=not split)
-    plan = [*equations, answer]
+    plan = story.plan()
     shown, correction = (plan, None) if wrong is None else _spoil(plan, wrong)
     said: list[str] = []
     for place, role in enumerate(roles(chain)):
-        start, stop = place * len(equations) // chain, (place + 1) * len(equations) // chain
+        start, stop = (k * len(story.facts) // chain for k in (place, place + 1))
+        own = story.told(start, stop) if split else []
         if role == "planner":
-            lines = [*equations[:stop], answer] if split else shown
+            lines = [*own, story.find] if split else shown
         elif role == "critic":
-            verdict = WRONG + correction if place == 1 and correction else RIGHT
-            lines = [verdict, *(equations[start:stop] if split else ())]
+            lines = [WRONG + correction if place == 1 and correction else RIGHT, *own]
+        elif role == "refiner" and brief:
+            lines = [*([correction] if place == 2 and correction else []), *own] or [STANDS]
         elif role == "refiner":
-            lines = [*equations[:stop], answer] if split else plan
+            lines = [*story.told(0, stop), story.find] if split else plan
         else:
             lines = [story.problem("").solution]
         said.append("\n".join(lines))
