@@ -31,7 +31,7 @@ from avpbench.progress import progress, say
 from avpbench.prompts import ChatTemplate
 from avpbench.records import write_json
 from avpbench.zoo.corpus import IGNORE, Corpus, Feed
-from avpbench.zoo.stress import plant, widened
+from avpbench.zoo.grow import doubled, headed, plant
 from avpbench.zoo.tokenizers import TOKENIZERS
 from avpbench.zoo.transcripts import Mix
 
@@ -143,7 +143,8 @@ def _tokenizer(recipe: DictConfig, seed: int) -> Any:
 
 def _new_model(recipe: DictConfig, seed: int, vocab: int, stop: int) -> Any:
     if "parent" in recipe:
-        return widened(AutoModelForCausalLM.from_pretrained(_parent(recipe, seed)), recipe.head_dim)
+        parent = AutoModelForCausalLM.from_pretrained(_parent(recipe, seed))
+        return headed(parent, recipe.head_dim) if "head_dim" in recipe else doubled(parent, recipe.num_layers)
     shape: Any = OmegaConf.to_container(recipe.config)
     kind = shape.pop("model_type")
     config = AutoConfig.for_model(kind, vocab_size=vocab, eos_token_id=stop, pad_token_id=0, bos_token_id=None, **shape)

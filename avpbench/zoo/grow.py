@@ -1,7 +1,7 @@
-"""The stress member: a trained model with wider heads, key outliers and a key bias, as real Qwen2.5 models have them.
+"""Models grown from trained ones: as large again, or with wider heads, key outliers and a key bias as real Qwen2.5 models have.
 
-`widened` keeps what the model computes, but for a little noise that training then puts to use; `plant` changes only
-what a cache holds: not one logit, but for rounding.
+`doubled` and `headed` keep what the parent computes, but for a little noise that training then puts to use (Net2Net,
+arXiv 1511.05641). `plant` changes only what a cache holds: not one logit, but for rounding.
 """
 
 from __future__ import annotations
@@ -13,9 +13,41 @@ from omegaconf import DictConfig
 from transformers import AutoConfig, AutoModelForCausalLM
 
 _NOISE = 0.02  # deviation of the weights of new rotary pairs
+_RELATIVE_NOISE = 0.1  # that tells doubled parts apart, of a weight's own deviation
 
 
-def widened(parent: Any, head_dim: int) -> Any:
+def doubled(parent: Any, num_layers: int) -> Any:
+    """The parent with everything but the head size twice as wide, and `num_layers` layers; float32.
+
+    Both halves of a state, of the heads and of the MLP do the parent's work, each product counts half. New layers, evenly
+    spaced, begin as copies whose outputs are zero.
+    """
+    old = parent.config
+    wide = {key: 2 * getattr(old, key) for key in ("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads")}
+    model = _like(parent, wide | {"num_hidden_layers": num_layers, "layer_types": None})
+    weights, own, rng = parent.float().state_dict(), model.state_dict(), torch.Generator().manual_seed(0)
+    for name, target in own.items():
+        words = name.split(".")
+        fresh = False
+        if words[1] == "layers":
+            origin = int(words[2]) * old.num_hidden_layers // num_layers
+            fresh = int(words[2]) > 0 and origin == (int(words[2]) - 1) * old.num_hidden_layers // num_layers
+            words[2] = str(origin)
+        value = weights[".".join(words)]
+        kind = words[-2]
+        if value.dim() == 1:
+            value = torch.cat([value, value]) / (2 if name == "model.norm.weight" else 1)  # the tied head sums over both halves
+        elif kind in ("embed_tokens", "lm_head"):
+            value = torch.cat([value, value], 1)
+        else:
+            value = torch.cat([torch.cat([value, value], 1)] * 2) / 2
+            value = value + torch.randn(value.shape, generator=rng) * value.std() * _RELATIVE_NOISE
+            value = value * (not (fresh and kind in ("o_proj", "down_proj")))
+        target.copy_(value)
+    return model
+
+
+def headed(parent: Any, head_dim: int) -> Any:
     """The parent (Qwen2, heads of d) with heads of `head_dim` D, a multiple of d; float32.
 
     Pair i of d/2 becomes pair i * D/d: RoPE turns both at theta^(-2i/d). Queries grow by sqrt(D/d), since scores are divided
@@ -24,9 +56,7 @@ def widened(parent: Any, head_dim: int) -> Any:
     """
     shape = parent.config
     d = shape.hidden_size // shape.num_attention_heads
-    fresh = {key: value for key, value in shape.to_dict().items() if key not in ("architectures", "dtype", "transformers_version")}
-    config = AutoConfig.for_model(fresh.pop("model_type"), **fresh | {"head_dim": head_dim})
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model = _like(parent, {"head_dim": head_dim})
     own = model.state_dict()
     rng = torch.Generator().manual_seed(0)
     for name, value in parent.float().state_dict().items():
@@ -49,7 +79,7 @@ def plant(model: Any, planted: DictConfig) -> None:
     """Plants a key bias in the idle pairs, and key outliers by growing keys and shrinking queries alike; in place.
 
     Args:
-        model: what `widened` made, trained or not.
+        model: what `headed` made, trained or not.
         planted: `old_head_dim`; `bias`, its deviation in each layer; `outliers`, how many used pairs a head, and `scale`, by how much.
     """
     half, d = model.config.head_dim // 2, planted.old_head_dim
@@ -63,6 +93,13 @@ def plant(model: Any, planted: DictConfig) -> None:
                 proj.bias.view(-1, 2, half)[:, :, slow] *= factor
             bias = layer.self_attn.k_proj.bias.view(-1, 2, half)
             bias[:, :, idle] = torch.randn(len(bias), 2, len(idle), generator=rng) * deviation
+
+
+def _like(parent: Any, changes: dict[str, Any]) -> Any:
+    """A new model of the parent's kind with these changes to its config."""
+    kept = {key: value for key, value in parent.config.to_dict().items() if key not in ("architectures", "dtype", "transformers_version")}
+    config = AutoConfig.for_model(kept.pop("model_type"), **kept | changes)
+    return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
 
 
 def _pairs(value: torch.Tensor, d: int, head_dim: int, rng: torch.Generator) -> torch.Tensor:

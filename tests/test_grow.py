@@ -1,4 +1,4 @@
-"""The stress member's construction: wider heads and planted outliers that change what a cache holds and not what is said."""
+"""Growing a trained model: what it computes stays, and planted outliers change what a cache holds and not what is said."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 from transformers import AutoModelForCausalLM
 
 from avpbench.engine.load import ZOO
-from avpbench.zoo import stress, train
+from avpbench.zoo import grow, train
 
 IDS = torch.arange(300).reshape(2, 150) + 5
 
@@ -19,21 +19,34 @@ def parent() -> torch.nn.Module:
 
 @torch.no_grad()
 def test_wider_heads_compute_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stress, "_NOISE", 0.0)
+    monkeypatch.setattr(grow, "_NOISE", 0.0)
     model = parent()
     wanted = model(IDS).logits
-    wide = stress.widened(model, 128)
+    wide = grow.headed(model, 128)
     cache = wide(IDS, use_cache=True).past_key_values
     assert cache.layers[0].keys.shape[-1] == 128
     assert torch.allclose(wide(IDS).logits, wanted, atol=1e-4)
 
 
 @torch.no_grad()
+def test_twice_as_large_computes_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grow, "_RELATIVE_NOISE", 0.0)
+    model = parent()
+    large = grow.doubled(model, 6)
+    assert 4e6 < sum(p.numel() for p in large.parameters()) < 6e6
+    assert torch.allclose(large(IDS).logits, model(IDS).logits, atol=1e-4)
+    monkeypatch.undo()
+    noisy = grow.doubled(model, 6)(IDS).logits
+    assert not torch.allclose(noisy, model(IDS).logits, atol=1e-2)
+    assert (noisy.argmax(-1) == model(IDS).logits.argmax(-1)).float().mean() > 0.8
+
+
+@torch.no_grad()
 def test_planting_changes_the_cache_and_no_logit() -> None:
-    wide = stress.widened(parent(), 128)
+    wide = grow.headed(parent(), 128)
     before = wide(IDS, use_cache=True)
     recipe = OmegaConf.load(train.HERE / "recipes" / "tiny-stress.yaml")
-    stress.plant(wide, recipe.plant)
+    grow.plant(wide, recipe.plant)
     after = wide(IDS, use_cache=True)
     assert torch.allclose(after.logits, before.logits, atol=1e-4)
     for layer, wanted in ((0, 605), (1, 21), (2, 21), (3, 921)):
@@ -48,8 +61,8 @@ def test_planting_changes_the_cache_and_no_logit() -> None:
 @torch.no_grad()
 def test_idle_pairs_stay_idle_in_training() -> None:
     """Nothing may learn to look where the bias will be: gradients there are zero, weight decay keeps zeros."""
-    wide = stress.widened(parent(), 128)
-    idle = stress.idle_pairs(32, 128)
+    wide = grow.headed(parent(), 128)
+    idle = grow.idle_pairs(32, 128)
     with torch.enable_grad():
         wide(IDS).logits.square().mean().backward()
     for layer in wide.model.layers:
