@@ -24,6 +24,7 @@ HELD = {
     "task",
     "chain",
     "controller",
+    "codec",
     "budget_bits",
     "fraction",
     "requantize",
@@ -77,6 +78,7 @@ def test_what_a_study_declares_is_among_its_cells(study: Any) -> None:
             swept.setdefault(key, [cfg.get(key)]).extend(_plain(v) for v in str(values).split(","))
     short = {"fraction": "strategy.fraction", "budget_bits": "strategy.budget_bits", "requantize": "strategy.requantize"}
     asked = [{**t.where, **row, **chosen} for t in study.tables for row in t.rows.values() for chosen in combinations(t.each | t.across)]
+    asked += [{**t.where, **column, **chosen} for t in study.tables for column in t.columns.values() for chosen in combinations(t.each)]
     asked += [{**c.where, **side, **chosen} for c in study.contrasts for side in (c.a, c.b) for chosen in combinations(c.each)]
     for panel in (panel for figure in study.figures for panel in figure.panels):
         asked += [{**panel.where, **line, panel.x.fact: x} for line in panel.lines.values() for x in panel.x.values]

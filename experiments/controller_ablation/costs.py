@@ -1,0 +1,48 @@
+"""CPU seconds that a problem costs, so that the preset's size can be chosen: its KL under each controller, over 1, 3 and 7 hops.
+
+    python experiments/controller_ablation/costs.py [problems] | tee experiments/controller_ablation/costs.txt
+
+Speaking the raw transcript is paid once for all cells of a process, and is a line of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Iterator
+
+import torch
+
+from avpbench.config import compose
+from avpbench.phases import fidelity, replay
+from avpbench.setup import cell_of
+
+CONTROLLERS = ("uniform", "snapkv", "zipcache", "qkvshare", "oracle", "random")
+
+
+@contextlib.contextmanager
+def cpu(what: str, num: int) -> Iterator[None]:
+    """Prints what the body costs a problem. Processor time, which meter.py does not measure: other work disturbs it least."""
+    begun = time.process_time()
+    yield
+    print(f"{what:36} {(time.process_time() - begun) / num:.3f} CPU s a problem", flush=True)
+
+
+def main() -> None:
+    num = int(sys.argv[1]) if len(sys.argv) > 1 else 64
+    torch.set_num_threads(1)
+    for chain in (2, 4, 8):
+        for place, name in enumerate(CONTROLLERS):
+            words = [f"chain={chain}", f"limit={num}", "quality=off", "latency=off", "fidelity=on", "strategy=adaptive", "strategy.budget_bits=3.3"]
+            with contextlib.redirect_stdout(sys.stderr):
+                cell = cell_of(compose([*words, f"strategy/controller={name}"]))
+            if not place:
+                with cpu(f"{chain - 1} hops, speaking", num):
+                    replay.raw_transcript(cell, range(num))
+            with cpu(f"{chain - 1} hops, KL, {name}", num):
+                fidelity.score(cell, range(num))
+
+
+if __name__ == "__main__":
+    main()
