@@ -62,7 +62,15 @@ def levels(words: list[str]) -> str:
     plain = build(cfg.strategy)
     tally = Tally(plain.controller)
     made = Quantized(
-        tally, plain.codec, plain.budget_bits, plain.sinks, plain.recent, plain.requantize, plain.key_bias, plain.keys_step, plain.layer_steps
+        tally,
+        plain.codec,
+        plain.budget_bits,
+        plain.sinks,
+        plain.recent,
+        plain.requantize,
+        plain.key_bias,
+        plain.keys_step,
+        plain.layer_steps,
     )
     fidelity.score(cell_of(cfg).through(made), range(SHOWN))
     return tally.shares()

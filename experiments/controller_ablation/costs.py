@@ -34,7 +34,15 @@ def main() -> None:
     torch.set_num_threads(1)
     for chain in (2, 4, 8):
         for place, name in enumerate(CONTROLLERS):
-            words = [f"chain={chain}", f"limit={num}", "quality=off", "latency=off", "fidelity=on", "strategy=adaptive", "strategy.budget_bits=3.3"]
+            words = [
+                f"chain={chain}",
+                f"limit={num}",
+                "quality=off",
+                "latency=off",
+                "fidelity=on",
+                "strategy=adaptive",
+                "strategy.budget_bits=3.3",
+            ]
             with contextlib.redirect_stdout(sys.stderr):
                 cell = cell_of(compose([*words, f"strategy/controller={name}"]))
             if not place:
