@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,11 +14,12 @@ import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from synthetic import write_run
 
-from analysis import contrasts, controllers, crossed
-from analysis.cells import _dotted, cells_of
+from analysis import contrasts, controllers, crossed, quality
+from analysis.cells import Cell, _dotted, cells_of
 from analysis.declared import ContrastSpec, Declared, TableSpec, studies
 from analysis.studies import load_runs
 from analysis.tables import Table
+from avpbench import run
 from avpbench.composer import Composer
 from avpbench.config import compose, plain
 from avpbench.errors import ConfigError
@@ -33,8 +35,6 @@ def factors() -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     made = importlib.util.module_from_spec(spec)
-    import sys
-
     sys.modules["factors"] = made  # dataclasses look their module up
     spec.loader.exec_module(made)
     return made
@@ -198,3 +198,18 @@ def test_contrasts_fill_in_whose_permutation_is_meant(tmp_path: Path) -> None:
     study = Declared("t", "t", "t", "?", "run", [], [spec], [])
     (row,) = contrasts.table(study, cells).rows
     assert [row[0].text, row[-1].text] == ["snapkv against its permutation", "holds, in 1 training seed"]
+
+
+def test_accuracy_of_few_problems_and_kl_of_all(tmp_path: Path) -> None:
+    """As the study's commands go: the summary counts both, and what the fidelity phase alone handed over has its true bits."""
+    words = ["strategy=uniform", "strategy.budget_bits=5", "chain=2", "max_agent_tokens=8", "max_new_tokens=8", "latency=off", "gates=off"]
+    words += ["tracker=console", f"results={tmp_path}"]
+    run(*words, "limit=2")
+    summary = run(*words, "limit=3", "quality=off", "fidelity=on")
+    assert (summary.quality.num_samples, summary.fidelity.num_scored) == (2, 3)
+    assert summary.fidelity.scored_bits is not None
+    assert 4.8 < summary.fidelity.scored_bits <= 5
+    (cell,) = cells_of(load_runs([p.parent for p in tmp_path.glob("*/*/summary.json")]))
+    assert (len(cell.samples), len(cell.fidelity)) == (2, 3)
+    alone = Cell(cell.study, cell.hash, cell.facts, cell.meta, cell.samples.head(0)[[]], cell.latency, cell.fidelity, None)
+    assert quality.values(alone, "mean_bits").mean() == pytest.approx(summary.fidelity.scored_bits)
