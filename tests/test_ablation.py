@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
+import shlex
 import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
-import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from synthetic import write_run
 
@@ -24,6 +24,7 @@ from avpbench.composer import Composer
 from avpbench.config import compose, plain
 from avpbench.errors import ConfigError
 from avpbench.grid import grid
+from avpbench.hints import check
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 FULL = "controller_ablation_factors"
@@ -49,8 +50,8 @@ def test_every_variant_differs_from_the_full_one_in_its_factor_alone(factors: Mo
     found = factors.variants(plain(compose([f"experiment={FULL}"])))
     assert found[0].words == []
     assert [v.name for v in found[1:]] == [
-        "no_controller", "no_codec", "no_sinks", "no_recent", "no_requantize", "no_key_bias", "no_keys_step", "no_layer_steps",
-        "no_codec_group",
+        "controller", "codec", "sinks", "recent", "requantize", "key_bias", "keys_step", "layer_steps",
+        "codec_group",
     ]  # fmt: skip
     for variant in found[1:]:
         ((key, _),) = variant.changes
@@ -69,23 +70,22 @@ def test_every_field_of_a_quantized_strategy_is_a_factor_or_shared(factors: Modu
 
 def test_what_is_off_already_makes_no_variant(factors: ModuleType) -> None:
     words = ["strategy=uniform", "strategy.sinks=0", "strategy.recent=0", "strategy.key_bias=false", "strategy.codec.group=2048"]
-    assert [v.name for v in factors.variants(plain(compose(words)))[1:]] == ["no_requantize"]
+    assert [v.name for v in factors.variants(plain(compose(words)))[1:]] == ["requantize"]
     with pytest.raises(ConfigError, match="nothing is on"):
         factors.variants(plain(compose(["strategy=raw"])))
 
 
 def test_the_variants_are_one_multirun(factors: ModuleType, tmp_path: Path) -> None:
-    """Written as studies, the grid's cells are those of the lists of overrides."""
+    """Written as choices, the grid's cells are those of the lists of overrides."""
     found = factors.variants(plain(compose([f"experiment={FULL}"])))
-    command = factors.write(found, FULL, tmp_path)
-    axis = command.split()[-1]
-    assert f"--config-dir {tmp_path}" in command
-    searched = [f"hydra.searchpath=[file://{tmp_path}]"]
-    cells = grid(OverridesParser.create().parse_overrides([axis]), Composer(searched, [tmp_path])).cells
+    command = shlex.split(factors.write(found, [f"experiment={FULL}", "chain=2"], tmp_path))
+    assert command[:6] == ["python", "-m", "avpbench", "-m", "--config-dir", str(tmp_path)]
+    check(command[3:])
+    parser = OverridesParser.create()
+    cells = grid(parser.parse_overrides(command[6:]), Composer([f"hydra.searchpath=[file://{tmp_path}]"], [tmp_path])).cells
     composer = Composer()
-    wanted = [
-        grid(OverridesParser.create().parse_overrides([f"experiment={FULL}", *v.words]), composer).cells[0].identity.hash for v in found
-    ]
+    lists = [[f"experiment={FULL}", "chain=2", *variant.words] for variant in found]
+    wanted = [grid(parser.parse_overrides(words), composer).cells[0].identity.hash for words in lists]
     assert [cell.identity.hash for cell in cells] == wanted
     assert len(set(wanted)) == len(found)
 
@@ -102,17 +102,16 @@ def test_the_study_has_a_row_for_every_variant(factors: ModuleType) -> None:
         assert len(matching) == 1, (variant, matching)
 
 
-def test_the_script_prints_lines_and_refuses_what_it_cannot_write(
-    factors: ModuleType, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_the_script_prints_a_line_a_variant(factors: ModuleType, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert factors.main([f"experiment={FULL}", "chain=2"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == f"experiment={FULL} chain=2"
     assert lines[3].endswith("strategy.sinks=0")
     assert lines[8].endswith("'strategy.layer_steps={0:0}'")
-    assert factors.main([f"experiment={FULL}", "chain=2", "--write", str(tmp_path)]) == 1
-    assert "--write takes one experiment=NAME" in capsys.readouterr().err
-    assert yaml.safe_load(factors.variants(plain(compose(["strategy=adaptive"])))[1].study("x"))["defaults"][0] == "x"
+    assert factors.main(["strategy=adaptive", "--write", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.strip().endswith("+without=nothing,controller,sinks,recent,requantize,key_bias,codec_group")
+    assert factors.main(["strategy=raw"]) == 1
+    assert "nothing is on" in capsys.readouterr().err
 
 
 BASE = ("study=t", "chain=4", "strategy=quantized")

@@ -1,9 +1,9 @@
 """A quantized hand-off with one factor off at a time, made from the full configuration.
 
     python experiments/controller_ablation_factors/factors.py OVERRIDE ...              # a line of overrides a variant, the full one first
-    python experiments/controller_ablation_factors/factors.py experiment=NAME --write DIR
+    python experiments/controller_ablation_factors/factors.py OVERRIDE ... --write DIR
 
-The second writes each variant as a study of its own into DIR/experiment and prints the one multirun that runs them all.
+The second writes each variant as a choice of the config group `without` into DIR and prints the one multirun that runs them all.
 A factor that the configuration does not have, or that is off already, makes no variant.
 """
 
@@ -39,7 +39,7 @@ FIXED = ("strategy.budget_bits",)  # what all variants share
 @final
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """A name and what it changes, (key, value); nothing in the full configuration."""
+    """What is off, and the changes (key, value) that switch it off; none in the full configuration."""
 
     name: str
     changes: tuple[tuple[str, Any], ...] = ()
@@ -49,10 +49,11 @@ class Variant:
         """The changes as overrides."""
         return [f"{key}={_word(value)}" for key, value in self.changes]
 
-    def study(self, base: str) -> str:
-        """The changes as a study's YAML on top of another study."""
+    @property
+    def choice(self) -> str:
+        """The changes as a YAML of a config group."""
         chosen = [{f"override /{key}": value} for key, value in self.changes if "/" in key]
-        body: dict[str, Any] = {"defaults": [base, *chosen, "_self_"]}
+        body: dict[str, Any] = {"defaults": [*chosen, "_self_"]}
         for key, value in self.changes:
             if "/" not in key:
                 *outer, last = key.split(".")
@@ -60,16 +61,16 @@ class Variant:
                 for part in outer:
                     place = place.setdefault(part, {})
                 place[last] = value
-        return f"# @package _global_\n# {base}, {self.name}.\n{yaml.safe_dump(body, sort_keys=False)}"
+        return f"# @package _global_\n{yaml.safe_dump(body, sort_keys=False)}"
 
 
 def variants(values: Mapping[str, Any]) -> list[Variant]:
     """The full configuration and every variant with one of its factors off. Raises ConfigError where it has none."""
-    found = [Variant("full")]
+    found = [Variant("nothing")]
     for key, off in OFF.items():
         now = _now(values, key)
         if now is not None and (without := off(now)) != now:
-            found.append(Variant(f"no_{key.replace('/', '.').removeprefix('strategy.').replace('.', '_')}", ((key, without),)))
+            found.append(Variant(key.replace("/", ".").removeprefix("strategy.").replace(".", "_"), ((key, without),)))
     if len(found) == 1:
         raise ConfigError(f"nothing is on in this configuration that could be off; give it {', '.join(OFF)}, e.g. strategy=adaptive")
     return found
@@ -91,14 +92,14 @@ def _word(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def write(found: Sequence[Variant], base: str, folder: Path) -> str:
-    """Writes the variants as studies; returns the multirun of them all."""
-    into = folder / "experiment"
+def write(found: Sequence[Variant], words: Sequence[str], folder: Path) -> str:
+    """Writes the variants as choices; returns the multirun of them all."""
+    into = folder / "without"
     into.mkdir(parents=True, exist_ok=True)
-    names = [f"{base}_{variant.name}" for variant in found]
-    for name, variant in zip(names, found, strict=True):
-        (into / f"{name}.yaml").write_text(variant.study(base), encoding="utf-8")
-    return f"python -m avpbench -m --config-dir {shlex.quote(str(folder))} experiment={','.join(names)}"
+    for variant in found:
+        (into / f"{variant.name}.yaml").write_text(variant.choice, encoding="utf-8")
+    axis = f"+without={','.join(variant.name for variant in found)}"
+    return shlex.join(["python", "-m", "avpbench", "-m", "--config-dir", str(folder), *words, axis])
 
 
 def main(given: list[str]) -> int:
@@ -107,15 +108,10 @@ def main(given: list[str]) -> int:
     words = [word for word in given if word != "--write"]
     try:
         found = variants(plain(compose(words)))
-        bases = [word.partition("=")[2] for word in words if word.startswith("experiment=")]
-        if folder and (len(words) != 1 or not bases):
-            raise ConfigError(
-                f"--write takes one experiment=NAME, got {' '.join(words) or 'nothing'}; put other overrides behind the multirun"
-            )
-        print(write(found, bases[0], Path(folder)) if folder else "\n".join(shlex.join([*words, *v.words]) for v in found))
     except AvpBenchError as error:
         print(error, file=sys.stderr)
         return 1
+    print(write(found, words, Path(folder)) if folder else "\n".join(shlex.join([*words, *v.words]) for v in found))
     return 0
 
 
