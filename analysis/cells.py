@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Any, final
 
 import pandas as pd
@@ -44,13 +45,15 @@ class Cell:
         return not str(self.meta["identity"]["device"]).startswith("cpu")
 
     def matches(self, where: Where) -> bool:
-        """Whether every named fact is the wanted one, or one of the wanted ones; absent facts are None."""
+        """Whether every named fact is the wanted one, or one of the wanted ones; absent facts are None, `*` in a text stands for any."""
         return all(_is(self.facts.get(key), wanted) for key, wanted in where.items())
 
 
 def _is(fact: Any, wanted: Any) -> bool:
     if isinstance(wanted, list):
         return any(_is(fact, one) for one in wanted)
+    if isinstance(wanted, str) and "*" in wanted:
+        return isinstance(fact, str) and fnmatchcase(fact, wanted)
     return bool(fact == wanted)
 
 

@@ -56,7 +56,7 @@ def table(study: Declared, cells: Sequence[Cell]) -> Table:
 
 
 def _measured(spec: ContrastSpec, cells: Sequence[Cell], where: Where, run: str) -> _Found:
-    a, b = (_point(cells, spec.name, {**where, **side}, run) for side in (spec.a, spec.b))
+    a, b = (_point(cells, spec.name, where | _filled(side, where), run) for side in (spec.a, spec.b))
     if spec.metric in timing.CLOCKS:
         if a.cells != b.cells:
             raise Refused("timings are compared within the same blocks only: a and b must be entrants of one cell")
@@ -70,6 +70,11 @@ def _measured(spec: ContrastSpec, cells: Sequence[Cell], where: Where, run: str)
     found = quality.contrast(a, b, spec.metric)
     unit = "points" if spec.metric == "accuracy" else metric(spec.metric).unit
     return _Found(found.effect, found.p, found.detectable, found.by_seed, unit, 0.0)
+
+
+def _filled(side: Where, where: Where) -> Where:
+    """A side's facts, every {fact} in them put in."""
+    return {key: filled(value, where) if isinstance(value, str) else value for key, value in side.items()}
 
 
 def paired_column(name: str) -> str | None:

@@ -8,10 +8,15 @@ from analysis import quality
 from analysis.cells import ORGANISM, Cell
 from analysis.declared import TableSpec, Where, combinations, filled
 from analysis.errors import MismatchedSamples, Refused
-from analysis.estimates import Point, spoken
+from analysis.estimates import Point, number, spoken
 from analysis.tables import Entry, Table, points
 
 EQUAL = 0.02  # the share by which true bits may differ in one comparison
+DRAWS = 8  # of a random controller, at least
+_HEADER = [
+    "controller", "n", "true bits", "KL", "median", "p99", "KL - uniform", "MDD", "KL - its random", "share of gap", "accuracy",
+    "accuracy - uniform (points)",
+]  # fmt: skip
 
 
 def tables(spec: TableSpec, cells: Sequence[Cell], where: Where, run: str) -> list[Table]:
@@ -28,27 +33,39 @@ def tables(spec: TableSpec, cells: Sequence[Cell], where: Where, run: str) -> li
 def _fill(table: Table, rows: dict[str, Point]) -> None:
     if not rows:
         return
-    table.header[:] = ["controller", "n", "true bits", "KL", "median", "p99", "accuracy", "KL - uniform", "KL - its random", "share of gap"]
+    table.header[:] = _HEADER
+    uniform, oracle = rows.get("uniform"), rows.get("oracle")
     for label, point in rows.items():
         own = rows.get(f"random {label}", rows.get("random"))
+        first = point.first.facts
         table.rows.append(
             [
                 Entry(label),
-                Entry(str(point.first.facts["num_samples"])),
+                Entry(str(first.get("num_scored") or first["num_samples"])),
                 table.number("mean_bits", point),
                 table.number("kl", point),
                 _quantile(point, 0.5),
                 _quantile(point, 0.99),
+                *against(table, point, uniform),
+                against(table, point, own)[0],
+                _share(table, point, own, oracle),
                 table.number("accuracy", point),
-                _against(table, point, rows.get("uniform")),
-                _against(table, point, own),
-                _share(table, point, own, rows.get("oracle")),
+                against(table, point, uniform, "accuracy")[0],
             ]
         )
+        _draws(table, point)
     if any(cell.facts.get("model.zoo") for point in rows.values() for cell in point.cells):
         table.note(ORGANISM)
     table.note("KL in nats a token of the gold continuation; differences are paired by problem, below zero is better")
+    table.note("MDD: the least difference in KL from uniform that would have shown (80% power, 5% level)")
     table.note("share of gap: (random - it) / (random - oracle), left out where random and oracle cannot be told apart")
+
+
+def _draws(table: Table, point: Point) -> None:
+    """Notes a random controller with fewer draws than docs/metrics.md wants."""
+    draws = {cell.facts.get("draw") for cell in point.cells}
+    if draws != {None} and len(draws) < DRAWS:
+        table.note(f"{point.label}: {len(draws)} of {DRAWS} draws")
 
 
 def _quantile(point: Point, share: float) -> Entry:
@@ -63,7 +80,7 @@ def equal_bits(point: Point, other: Point) -> None:
     """Raises Refused where the true bits differ by more than EQUAL."""
     try:
         mine, theirs = (quality.average(p, "mean_bits", interval=False).value for p in (point, other))
-    except Refused as error:  # quality was off: the budgets are what is known
+    except Refused as error:  # records that have none: the budgets are what is known
         mine, theirs = (float(p.first.facts.get("budget_bits") or 0) for p in (point, other))
         if not mine or not theirs:
             raise Refused(f"true bits are not known: {error}") from error
@@ -71,15 +88,19 @@ def equal_bits(point: Point, other: Point) -> None:
         raise Refused(f"{point.label} takes {mine:.2f} true bits, {other.label} {theirs:.2f}")
 
 
-def _against(table: Table, point: Point, other: Point | None) -> Entry:
+def against(table: Table, point: Point, other: Point | None, name: str = "kl") -> list[Entry]:
+    """The difference from the other at equal bits, and the least that would have shown."""
     if other is None or other is point:
-        return Entry("-")
+        return [Entry("-")] * 2
+    unit = "points" if name == "accuracy" else "nats"
     try:
         equal_bits(point, other)
-        return Entry(spoken(quality.contrast(point, other, "kl").effect, "nats"), point.first)
+        found = quality.contrast(point, other, name)
     except (Refused, MismatchedSamples) as error:
-        table.note(f"{point.label} against {other.label}: refused: {error}")
-        return Entry("-")
+        if "has no " not in str(error):
+            table.note(f"{point.label} against {other.label}: refused: {error}")
+        return [Entry("-")] * 2
+    return [Entry(spoken(found.effect, unit), point.first), Entry(number(found.detectable, unit).lstrip("+"), point.first)]
 
 
 def _share(table: Table, point: Point, random: Point | None, oracle: Point | None) -> Entry:

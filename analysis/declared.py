@@ -28,18 +28,19 @@ class TableSpec:
     """Rows by label; `kind` says which table. Rows named raw, text, reprefill, blank and shuffled play those parts."""
 
     name: str
-    kind: str  # strategies | controllers | timings
+    kind: str  # strategies | controllers | crossed | timings
     title: str
     rows: dict[str, Where]
     where: Where = field(default_factory=dict)
     each: dict[str, list[Any]] = field(default_factory=dict)  # a table of its own for every combination
     across: dict[str, list[Any]] = field(default_factory=dict)  # timings: rows for every combination
+    columns: dict[str, Where] = field(default_factory=dict)  # crossed: a column each, the first is what the others are compared with
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class ContrastSpec:
-    """a - b of a metric, expected `less` or `more`; with `each`, one for every combination, the name filled in.
+    """a - b of a metric, expected `less` or `more`; with `each`, one for every combination, the name and the sides' texts filled in.
 
     Where the metric is a clock (ttft_host, ttft_device, handoff), a and b are entrants (`entrant`) of the same timed blocks, and
     the effect is the ratio T_b / T_a.

@@ -23,8 +23,9 @@ FLOOR = 0.975
 
 def values(cell: Cell, name: str) -> pd.Series:
     """A number a problem, by sample id. Raises Refused where the cell has none."""
-    frame = cell.fidelity if name in _FIDELITY else cell.samples
     column = {"accuracy": "correct"}.get(name, name)
+    scored_only = name == "mean_bits" and column not in cell.samples and column in cell.fidelity
+    frame = cell.fidelity if name in _FIDELITY or scored_only else cell.samples
     if name in _FIDELITY and cell.facts.get("load") == "dummy":
         raise Refused(f"{cell.facts['folder']} has random weights: {name} means nothing there")
     if name == "flop":

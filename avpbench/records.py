@@ -125,6 +125,7 @@ class FidelityRecord:
     raw_nll: float
     top1_flips: float
     attention_errors: list[float] | None  # per layer, of what is read in the prefix, as a share; None where no K/V crossed
+    mean_bits: float | None = None  # of the last hop's bytes, a value that they stand for; None where they stand for none
 
     @classmethod
     def from_json(cls, row: dict[str, Any]) -> Self:

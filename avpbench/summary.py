@@ -95,7 +95,7 @@ class Fidelity:
     """How far the gold continuation is from raw's at the receiver, over problems; None where it was not measured.
 
     KL and NLL in nats a token, with 95% bootstrap intervals; flips are the share of tokens whose likeliest one changed;
-    `attention_error` what is read amiss in the prefix, a mean over layers.
+    `attention_error` what is read amiss in the prefix, a mean over layers; `scored_bits` the last hop's bits a value.
     """
 
     num_scored: int
@@ -111,6 +111,7 @@ class Fidelity:
     top1_flips_low: float | None
     top1_flips_high: float | None
     attention_error: float | None
+    scored_bits: float | None
 
 
 @final
@@ -193,6 +194,7 @@ def divergence(scored: Sequence[FidelityRecord]) -> Fidelity:
     return Fidelity(
         len(scored), mean(kl), *intervals[0], _quantile(kl, 0.5), _quantile(kl, 0.99), mean(nll), *intervals[1], mean(flips), *intervals[2],
         mean(sum(f.attention_errors) / len(f.attention_errors) for f in scored if f.attention_errors),
+        mean(f.mean_bits for f in scored if f.mean_bits is not None),
     )  # fmt: skip
 
 

@@ -41,6 +41,8 @@ def label_of(config: Mapping[str, Any]) -> tuple[str, str | None, str | None, fl
     names = [strategy[part]["_target_"].split(".")[-2] for part in ("controller", "codec")]
     if names[0] == "random":
         names[0] = f"random({strategy['controller']['of']['_target_'].split('.')[-2]},{strategy['controller']['seed']})"
+    if names[0] == "inverse":
+        names[0] = f"inverse({strategy['controller']['of']['_target_'].split('.')[-2]})"
     return f"{kind} {names[0]} {names[1]} {strategy['budget_bits']:g}", names[0], names[1], float(strategy["budget_bits"])
 
 

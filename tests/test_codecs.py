@@ -176,10 +176,10 @@ def test_every_mixture_of_levels_comes_back(codec: Codec, heads: int) -> None:
     tokens = 5 * codec.block + 3
     rows = [torch.randn(heads, tokens, 32) for _ in range(6)]
     order = torch.tensor([table.names[(k // codec.block) % len(table.names)] for k in range(tokens)], dtype=torch.uint8)
-    tensors = coded.encode(rows, rows, order, table)
+    tensors = coded.encode(rows, order, table)
     assert {n: (t.shape, t.dtype) for n, t in tensors.items()} == {n: (t.shape, t.dtype) for n, t in coded.shapes(order, table).items()}
     coded.check(tensors, order, table)
-    back = coded.decode(tensors, order, table, CPU, {})
+    back = coded.decode(tensors, order, table, CPU)
     kept = order != DROPPED
     wanted = torch.stack(rows)[:, :, kept]
     assert back.shape == wanted.shape

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
+from omegaconf import OmegaConf
 
+from analysis.cells import _dotted
 from analysis.declared import claims, combinations, studies
 from analysis.metrics import metric
 from analysis.timing import CLOCKS
@@ -24,6 +26,7 @@ HELD = {
     "task",
     "chain",
     "controller",
+    "codec",
     "budget_bits",
     "fraction",
     "requantize",
@@ -75,8 +78,10 @@ def test_what_a_study_declares_is_among_its_cells(study: Any) -> None:
     for cfg in (composed(name) for name in (study.name, *(n for n in NAMES if composed(n).study == study.name))):
         for key, values in cfg.hydra.sweeper.params.items():
             swept.setdefault(key, [cfg.get(key)]).extend(_plain(v) for v in str(values).split(","))
+    fixed = dict(_dotted(OmegaConf.to_container(composed(study.name), resolve=False)))  # type: ignore[arg-type]
     short = {"fraction": "strategy.fraction", "budget_bits": "strategy.budget_bits", "requantize": "strategy.requantize"}
     asked = [{**t.where, **row, **chosen} for t in study.tables for row in t.rows.values() for chosen in combinations(t.each | t.across)]
+    asked += [{**t.where, **column, **chosen} for t in study.tables for column in t.columns.values() for chosen in combinations(t.each)]
     asked += [{**c.where, **side, **chosen} for c in study.contrasts for side in (c.a, c.b) for chosen in combinations(c.each)]
     for panel in (panel for figure in study.figures for panel in figure.panels):
         asked += [{**panel.where, **line, panel.x.fact: x} for line in panel.lines.values() for x in panel.x.values]
@@ -90,7 +95,7 @@ def test_what_a_study_declares_is_among_its_cells(study: Any) -> None:
             known = swept.get(short.get(key, key))
             if known is not None and key != "strategy":
                 assert value in known, f"{study.name}: {key}={value} is not swept; it has {known}"
-            assert known is not None or key in HELD | {"strategy", "entrant", "donor", "question"}, key
+            assert known is not None or key in fixed or key in HELD | {"strategy", "entrant", "donor", "question"}, key
 
 
 def _plain(text: str) -> Any:

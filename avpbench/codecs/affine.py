@@ -13,6 +13,7 @@ from torch import Tensor
 
 from avpbench.checks import whole
 from avpbench.codecs import kernels
+from avpbench.codecs.bias import RowBias
 from avpbench.codecs.codec import Codec, Field
 from avpbench.codecs.grid import fit, grouped, quantized, restored
 from avpbench.codecs.packing import WORD, num_words, pack, unpack
@@ -47,14 +48,22 @@ class Affine(Codec):
         codes = codes.flatten(-2)[..., : x_RHTD.shape[-1]]
         return {"codes": pack(codes, width), "scales": torch.cat([scale, offset], dim=-1)}
 
+    def encode_without(self, x_RHTD: Tensor, bias: RowBias, width: int, treatment: str) -> dict[str, Tensor]:
+        if not kernels.usable(x_RHTD, self.group, width, biased=True):
+            return super().encode_without(x_RHTD, bias, width, treatment)
+        words, scales = kernels.encode_without(x_RHTD[0], bias, self.group, width)
+        return {"codes": words[None], "scales": scales[None]}
+
     def decode(self, coded: dict[str, Tensor], width: int, treatment: str, head_dim: int) -> Tensor:
         scale, offset = coded["scales"].float().chunk(2, dim=-1)
         codes = grouped(unpack(coded["codes"], width, head_dim), self.group)
         return restored(codes, scale[..., None], offset[..., None]).flatten(-2)[..., :head_dim]
 
-    def decode_into(self, out_RHTD: Tensor, coded: dict[str, Tensor], width: int, treatment: str) -> None:
-        if not kernels.usable(out_RHTD, self.group, width) or not out_RHTD.is_contiguous():
-            return super().decode_into(out_RHTD, coded, width, treatment)
+    def decode_into(self, out_RHTD: Tensor, coded: dict[str, Tensor], width: int, treatment: str, bias: RowBias | None = None) -> None:
+        if not kernels.usable(out_RHTD, self.group, width, bias is not None) or not out_RHTD.is_contiguous():
+            return super().decode_into(out_RHTD, coded, width, treatment, bias)
+        if bias is not None:
+            return kernels.decode_with(coded["codes"][0], coded["scales"][0], width, bias, out_RHTD[0])
         return kernels.decode(coded["codes"].flatten(0, -2), coded["scales"].flatten(0, -2), width, out_RHTD.flatten(0, -2))
 
     def errors(self, x_RHTD: Tensor, widths: Sequence[int], treatment: str) -> tuple[Tensor, Tensor]:
@@ -66,5 +75,14 @@ class Affine(Codec):
             x = grouped(x_RHTD, self.group)
             range_RT = (x.amax(-1) - x.amin(-1)).square().sum(dim=(1, 3))
             power_RT = x_RHTD.float().square().sum(dim=(1, 3))
-        values = min(self.group, x_RHTD.shape[-1])
-        return torch.stack([range_RT * (values / 12 / (2**width - 1) ** 2) for width in widths]), power_RT
+        return self._from_ranges(range_RT, x_RHTD.shape[-1], widths), power_RT
+
+    def errors_without(self, x_RHTD: Tensor, bias: RowBias, widths: Sequence[int], treatment: str) -> tuple[Tensor, Tensor]:
+        if not kernels.usable(x_RHTD, self.group, widths[-1], biased=True):
+            return super().errors_without(x_RHTD, bias, widths, treatment)
+        range_HT, power_HT = kernels.spread_without(x_RHTD[0], bias, self.group)
+        return self._from_ranges(range_HT.sum(0)[None], x_RHTD.shape[-1], widths), power_HT.sum(0)[None]
+
+    def _from_ranges(self, range_RT: Tensor, head_dim: int, widths: Sequence[int]) -> Tensor:
+        values = min(self.group, head_dim)
+        return torch.stack([range_RT * (values / 12 / (2**width - 1) ** 2) for width in widths])

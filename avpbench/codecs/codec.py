@@ -13,6 +13,8 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
+from avpbench.codecs.bias import RowBias
+
 KEYS, VALUES = "keys", "values"
 
 
@@ -57,9 +59,14 @@ class Codec(ABC):
     def decode(self, coded: dict[str, Tensor], width: int, treatment: str, head_dim: int) -> Tensor:
         """Values_RHTD in float32. Raises ValueError where the tensors contradict each other."""
 
-    def decode_into(self, out_RHTD: Tensor, coded: dict[str, Tensor], width: int, treatment: str) -> None:
-        """The same, rounded to the dtype of memory that is there and written to it."""
-        out_RHTD.copy_(self.decode(coded, width, treatment, out_RHTD.shape[-1]))
+    def encode_without(self, x_RHTD: Tensor, bias: RowBias, width: int, treatment: str) -> dict[str, Tensor]:
+        """`encode` of one row (R is 1) less its bias, taken out in float32."""
+        return self.encode(x_RHTD.float() - bias.values_HTD, width, treatment)
+
+    def decode_into(self, out_RHTD: Tensor, coded: dict[str, Tensor], width: int, treatment: str, bias: RowBias | None = None) -> None:
+        """The same, a single row's bias put back, rounded to the dtype of memory that is there and written to it."""
+        x_RHTD = self.decode(coded, width, treatment, out_RHTD.shape[-1])
+        out_RHTD.copy_(x_RHTD if bias is None else x_RHTD + bias.values_HTD)
 
     def num_bytes(self, width: int, treatment: str, num_tokens: int, head_dim: int) -> int:
         """Bytes of one block of so many tokens, for one row and head."""
@@ -73,6 +80,10 @@ class Codec(ABC):
         x = x_RHTD.float()
         backs = (self.decode(self.encode(x_RHTD, width, treatment), width, treatment, x.shape[-1]) for width in widths)
         return torch.stack([(back - x).square().sum(dim=(1, 3)) for back in backs]), x.square().sum(dim=(1, 3))
+
+    def errors_without(self, x_RHTD: Tensor, bias: RowBias, widths: Sequence[int], treatment: str) -> tuple[Tensor, Tensor]:
+        """`errors` of one row less its bias."""
+        return self.errors(x_RHTD.float() - bias.values_HTD, widths, treatment)
 
 
 def blocks(num_tokens: int, block: int) -> list[int]:

@@ -5,14 +5,15 @@ Axes: R rows (keys of every layer, then values), H kv heads, T tokens of a cache
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
 import torch
 from torch import Tensor
 
-from avpbench.codecs.codec import blocks
+from avpbench.codecs.bias import NO_BIAS, Biases
+from avpbench.codecs.codec import Codec, blocks
 from avpbench.codecs.levels import DROPPED, NATIVE, Group, Levels
 from avpbench.errors import WireError
 
@@ -20,13 +21,13 @@ _NATIVE = "native"
 _CHUNK = 2**20  # values that are worked on at once: enough to keep a device busy, too few to matter
 
 
-def encode(rows: Sequence[Tensor], coded: Sequence[Tensor], levels_T: Tensor, table: Levels) -> dict[str, Tensor]:
+def encode(rows: Sequence[Tensor], levels_T: Tensor, table: Levels, biases: Biases = NO_BIAS) -> dict[str, Tensor]:
     """Tensors by name.
 
     Args:
-        rows: every row's values_HTD, for the native tokens.
-        coded: the same for the tokens that are coded (without what the receiver adds back).
+        rows: every row's values_HTD.
         levels_T: a level a token.
+        biases: of these tokens, what is taken from a row before coding; native tokens keep it.
     """
     tensors: dict[str, Tensor] = {}
     for level in table.names:
@@ -36,15 +37,23 @@ def encode(rows: Sequence[Tensor], coded: Sequence[Tensor], levels_T: Tensor, ta
         if level == NATIVE:
             tensors[_NATIVE] = torch.stack([_of(row, chosen) for row in rows])
             continue
+        of_them = biases.of(chosen)
         for group in table.groups(level):
             parts: dict[str, list[Tensor]] = {}
             for some in _chunks(group.rows, rows[0].shape[0] * len(chosen) * rows[0].shape[2]):
-                picked = [_of(coded[r], chosen) for r in some]
-                x = picked[0][None] if len(picked) == 1 else torch.stack(picked)
-                for name, t in table.codec.encode(x, group.width, group.treatment).items():
+                for name, t in _encoded([_of(rows[r], chosen) for r in some], some, of_them, group, table.codec).items():
                     parts.setdefault(name, []).append(t)
             tensors |= {_name(level, group, name): ts[0] if len(ts) == 1 else torch.cat(ts) for name, ts in parts.items()}
     return tensors
+
+
+def _encoded(picked: Sequence[Tensor], some: Sequence[int], biases: Biases, group: Group, codec: Codec) -> dict[str, Tensor]:
+    """The codes of these rows in one call."""
+    if len(some) > 1:
+        return codec.encode(torch.stack([biases.less(r, row) for r, row in zip(some, picked, strict=True)]), group.width, group.treatment)
+    if some[0] in biases:
+        return codec.encode_without(picked[0][None], biases[some[0]], group.width, group.treatment)
+    return codec.encode(picked[0][None], group.width, group.treatment)
 
 
 def join(old: dict[str, Tensor], new: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -99,11 +108,11 @@ def check(tensors: dict[str, Tensor], levels_T: Tensor, table: Levels) -> None:
             raise WireError(f"tensor {name!r} is {t.dtype} {list(t.shape)}; the levels ask for {one.dtype} {list(one.shape)}")
 
 
-def decode(tensors: dict[str, Tensor], levels_T: Tensor, table: Levels, device: torch.device, added: Mapping[int, Tensor]) -> Tensor:
+def decode(tensors: dict[str, Tensor], levels_T: Tensor, table: Levels, device: torch.device, biases: Biases = NO_BIAS) -> Tensor:
     """All kept tokens' values_RHTD on the device, in order. `check` comes first.
 
     Args:
-        added: what was taken from a row of coded tokens before coding and comes back: values_HTD of the kept tokens, by row.
+        biases: of the kept tokens, what was taken from a row of coded ones before coding and comes back.
     """
     kept = levels_T[levels_T != DROPPED].to(device)
     out = torch.empty(table.num_rows, table.spec.num_kv_heads, len(kept), table.spec.head_dim, dtype=table.dtype, device=device)
@@ -114,33 +123,32 @@ def decode(tensors: dict[str, Tensor], levels_T: Tensor, table: Levels, device: 
         if level == NATIVE:
             out[:, :, chosen] = tensors[_NATIVE].to(device)
             continue
+        of_them = biases.of(chosen)
         for group in table.groups(level):
             try:
-                _decode_group(tensors, level, group, table, chosen, out, added)
+                _decode_group(tensors, level, group, table, chosen, out, of_them)
             except ValueError as error:
                 raise WireError(f"codes of level {level}: {error}") from error
     return out
 
 
-def _decode_group(
-    tensors: dict[str, Tensor], level: int, group: Group, table: Levels, chosen: Tensor, out: Tensor, added: Mapping[int, Tensor]
-) -> None:
+def _decode_group(tensors: dict[str, Tensor], level: int, group: Group, table: Levels, chosen: Tensor, out: Tensor, biases: Biases) -> None:
     dim, codec = table.spec.head_dim, table.codec
     stored = {name: tensors[_name(level, group, name)].to(out.device) for name in codec.layout(group.width, group.treatment, dim)}
     begin = 0
     for some in _chunks(group.rows, out.shape[1] * len(chosen) * dim):
         part = {name: t[begin : begin + len(some)] for name, t in stored.items()}
         begin += len(some)
-        if not any(row in added for row in some) and some[-1] - some[0] == len(some) - 1:
+        if len(some) == 1 or (not any(row in biases for row in some) and some[-1] - some[0] == len(some) - 1):
             here = out[some[0] : some[-1] + 1]
             x = here if len(chosen) == out.shape[2] else torch.empty_like(here[:, :, : len(chosen)])
-            codec.decode_into(x, part, group.width, group.treatment)
+            codec.decode_into(x, part, group.width, group.treatment, biases.get(some[0]))
             if x is not here:
                 here[:, :, chosen] = x
             continue
         x = codec.decode(part, group.width, group.treatment, dim)
         for k, row in enumerate(some):
-            out[row][:, chosen] = (x[k] + added[row][:, chosen] if row in added else x[k]).to(out.dtype)
+            out[row][:, chosen] = (x[k] + biases[row].values_HTD if row in biases else x[k]).to(out.dtype)
 
 
 def _of(row: Tensor, chosen: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from avpbench.codecs.bias import Rope, RowBias, turned
 from avpbench.codecs.grid import fit, grouped, inverse, quantized, restored
 from avpbench.codecs.packing import WORD, pack
 
@@ -25,11 +26,12 @@ _ROUND = 1.5 * 2**23  # added to a small float32 it leaves the nearest integer, 
 _LOG = logging.getLogger(__name__)
 
 
-def usable(x: Tensor, group: int, width: int) -> bool:
-    """Whether the kernels take such values [..., D]: regular shapes in bfloat16, many of them, and a compiler at hand."""
+def usable(x: Tensor, group: int, width: int, biased: bool = False) -> bool:
+    """Whether the kernels take such values [..., D]: regular shapes in bfloat16, many of them, and a compiler at hand. `biased`: those
+    that take a bias out and put it back."""
     dim = x.shape[-1]
     regular = x.dtype == torch.bfloat16 and x.device.type == "cpu" and not dim % min(group, dim) and not min(group, dim) % 2
-    return regular and not dim * width % 32 and x.numel() >= _LEAST and _work(dim, min(group, dim), width)
+    return regular and not dim * width % 32 and x.numel() >= _LEAST and _work(dim, min(group, dim), width, biased)
 
 
 def encode(x_ND: Tensor, group: int, width: int) -> tuple[Tensor, Tensor]:
@@ -52,6 +54,33 @@ def spread(x_ND: Tensor, group: int) -> tuple[Tensor, Tensor]:
     return found
 
 
+def encode_without(x_HND: Tensor, bias: RowBias, group: int, width: int) -> tuple[Tensor, Tensor]:
+    """`encode` of each head of a row less its bias: words_HNW and scales_HNS."""
+    found = []
+    for head, x_ND in enumerate(x_HND.contiguous()):
+        scales_NS = _run(_fit_without, x_ND, min(group, x_ND.shape[-1]), width, *bias.head(head))
+        scales = scales_NS.float()
+        groups = scales.shape[1] // 2
+        inverse_NG, offset_NG = inverse(scales)[:, :groups], scales[:, groups:]
+        found.append((_run(_words_without, x_ND.view(WORD), inverse_NG, offset_NG, width, *bias.head_pairs(head)), scales_NS))
+    words, scales = (torch.stack(parts) for parts in zip(*found, strict=True))
+    return words, scales
+
+
+def decode_with(words_HNW: Tensor, scales_HNS: Tensor, width: int, bias: RowBias, out_HND: Tensor) -> None:
+    """`decode` of each head of a row, its bias put back."""
+    for head, out_ND in enumerate(out_HND):
+        scale_NG, offset_NG = scales_HNS[head].float().chunk(2, dim=-1)
+        _run(_values_with, words_HNW[head], scale_NG, offset_NG, width, out_ND.view(WORD), *bias.head_pairs(head))
+
+
+def spread_without(x_HND: Tensor, bias: RowBias, group: int) -> tuple[Tensor, Tensor]:
+    """`spread` of each head of a row less its bias, two values_HN."""
+    found = [_run(_spread_without, x_ND, min(group, x_ND.shape[-1]), *bias.head(head)) for head, x_ND in enumerate(x_HND)]
+    ranges, powers = (torch.stack(parts) for parts in zip(*found, strict=True))
+    return ranges, powers
+
+
 def _fit(x_ND: Tensor, group: int, width: int) -> Tensor:
     x = x_ND.view(len(x_ND), -1, group)
     return torch.cat(fit(x.amin(-1).float(), x.amax(-1).float(), width), dim=-1)
@@ -62,15 +91,35 @@ def _spread(x_ND: Tensor, group: int) -> tuple[Tensor, Tensor]:
     return (x.amax(-1).float() - x.amin(-1).float()).square().sum(-1), x_ND.float().square().sum(-1)
 
 
-def _words(pairs_NP: Tensor, inverse_NG: Tensor, offset_NG: Tensor, width: int) -> Tensor:
+def _fit_without(x_ND: Tensor, group: int, width: int, *bias: Tensor) -> Tensor:
+    x = (x_ND.float() - turned(*bias)).view(len(x_ND), -1, group)
+    return torch.cat(fit(x.amin(-1), x.amax(-1), width), dim=-1)
+
+
+def _spread_without(x_ND: Tensor, group: int, *bias: Tensor) -> tuple[Tensor, Tensor]:
+    plain = x_ND.float() - turned(*bias)
+    x = plain.view(len(x_ND), -1, group)
+    return (x.amax(-1) - x.amin(-1)).square().sum(-1), plain.square().sum(-1)
+
+
+def _words_without(pairs_NP: Tensor, inverse_NG: Tensor, offset_NG: Tensor, width: int, *bias: Tensor) -> Tensor:
+    return _words(pairs_NP, inverse_NG, offset_NG, width, *bias)
+
+
+def _values_with(words_NW: Tensor, scale_NG: Tensor, offset_NG: Tensor, width: int, out_NP: Tensor, *bias: Tensor) -> None:
+    _values(words_NW, scale_NG, offset_NG, width, out_NP, *bias)
+
+
+def _words(pairs_NP: Tensor, inverse_NG: Tensor, offset_NG: Tensor, width: int, *bias: Tensor) -> Tensor:
     highest, pairs_per_word = 2**width - 1, 16 // width
 
-    def codes(bits: Tensor) -> Tensor:
-        scaled = (bits.view(torch.float32).view(*inverse_NG.shape, -1) - offset_NG[..., None]) * inverse_NG[..., None]
+    def codes(bits: Tensor, less: tuple[Tensor, ...]) -> Tensor:
+        x = bits.view(torch.float32) - turned(*less) if less else bits.view(torch.float32)
+        scaled = (x.view(*inverse_NG.shape, -1) - offset_NG[..., None]) * inverse_NG[..., None]
         found: Tensor = (scaled.clamp(0, highest) + _ROUND).view(WORD) & highest
         return found
 
-    both = codes(pairs_NP << 16) | (codes(pairs_NP & -65536) << width)
+    both = codes(pairs_NP << 16, bias[:4]) | (codes(pairs_NP & -65536, bias[4:]) << width)
     parts = both.view(len(both), pairs_per_word, -1)
     words: Tensor = parts[:, 0]
     for k in range(1, pairs_per_word):
@@ -78,16 +127,17 @@ def _words(pairs_NP: Tensor, inverse_NG: Tensor, offset_NG: Tensor, width: int) 
     return words
 
 
-def _values(words_NW: Tensor, scale_NG: Tensor, offset_NG: Tensor, width: int, out_NP: Tensor) -> None:
+def _values(words_NW: Tensor, scale_NG: Tensor, offset_NG: Tensor, width: int, out_NP: Tensor, *bias: Tensor) -> None:
     highest = 2**width - 1
     shifts = torch.arange(0, 32, 2 * width, dtype=WORD)[:, None]
     pairs = (words_NW[:, None] >> shifts).flatten(-2).view(*scale_NG.shape, -1)
 
-    def rounded(codes: Tensor) -> Tensor:
-        bits = (codes.float() * scale_NG[..., None] + offset_NG[..., None]).view(WORD)
+    def rounded(codes: Tensor, more: tuple[Tensor, ...]) -> Tensor:
+        x = codes.float() * scale_NG[..., None] + offset_NG[..., None]
+        bits = (x + turned(*more).view(x.shape) if more else x).view(WORD)
         return bits + 32767 + ((bits >> 16) & 1)  # to the nearest bfloat16, ties to even, in the high half
 
-    low, high = rounded(pairs & highest), rounded((pairs >> width) & highest)
+    low, high = rounded(pairs & highest, bias[:4]), rounded((pairs >> width) & highest, bias[4:])
     out_NP.copy_((((low >> 16) & 65535) | (high & -65536)).flatten(-2))  # not view_as: that loop is slow
 
 
@@ -101,33 +151,51 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def _run(function: Callable[..., Any], *given: Any) -> Any:
     for one in given:
-        if isinstance(one, Tensor):
+        if isinstance(one, Tensor) and one.dim() > 1:  # rows; a head's own vector is of one length
             torch._dynamo.mark_dynamic(one, 0)
     return _compiled(function)(*given)
 
 
 @cache
-def _work(dim: int, group: int, width: int) -> bool:
+def _work(dim: int, group: int, width: int, biased: bool = False) -> bool:
     """Compiles the kernels and compares them with the eager path, bit for bit."""
     if shutil.which(os.environ.get("CXX", "g++")) is None:
         return False
-    x = torch.randn(64, dim, generator=torch.Generator().manual_seed(0)).bfloat16()
-    groups = grouped(x, group)
-    scale, offset = fit(groups.amin(-1), groups.amax(-1), width)
-    codes = quantized(groups, scale[..., None], offset[..., None], width)
-    back = restored(codes, scale[..., None], offset[..., None]).flatten(-2).bfloat16()
+    random = torch.Generator().manual_seed(0)
+    x, (cos, sin) = torch.randn(64, dim, generator=random).bfloat16(), torch.randn(2, 64, dim, generator=random)
+    bias = RowBias(20 * torch.randn(1, dim, generator=random), Rope(cos, sin)) if biased else None
     out = torch.empty_like(x)
     try:
         with torch._dynamo.config.patch(automatic_dynamic_shapes=False), warnings.catch_warnings():  # a kernel a shape, only N free
             warnings.simplefilter("ignore")
-            words, scales = encode(x, group, width)
-            decode(words, scales, width, out)
-            spread(x, group)
+            made = (*_made(x, group, width, bias, out), out)
     except Exception as error:  # whatever a compiler, its headers or their age may raise
         _LOG.warning("torch.compile does not work here (%s); codes are made without it, to the same bits", type(error).__name__)
         return False
-    made, wanted = (words, scales, out), (pack(codes.flatten(-2), width), torch.cat([scale, offset], -1), back)
-    same = all(map(torch.equal, made, wanted))
+    same = all(map(torch.equal, made, _eager(x, group, width, bias)))
     if not same:
         _LOG.warning("torch.compile gives other bits than the eager path here, so it is left out")
     return same
+
+
+def _made(x_ND: Tensor, group: int, width: int, bias: RowBias | None, out_ND: Tensor) -> tuple[Tensor, Tensor]:
+    """Runs every kernel; the words and scales."""
+    if bias is None:
+        words, scales = encode(x_ND, group, width)
+        decode(words, scales, width, out_ND)
+        spread(x_ND, group)
+        return words, scales
+    words, scales = encode_without(x_ND[None], bias, group, width)
+    decode_with(words, scales, width, bias, out_ND[None])
+    spread_without(x_ND[None], bias, group)
+    return words[0], scales[0]
+
+
+def _eager(x_ND: Tensor, group: int, width: int, bias: RowBias | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Words, scales and values back, as the eager path has them."""
+    groups = grouped(x_ND if bias is None else x_ND.float() - bias.values_HTD[0], group)
+    scale, offset = fit(groups.amin(-1), groups.amax(-1), width)
+    codes = quantized(groups, scale[..., None], offset[..., None], width)
+    back = restored(codes, scale[..., None], offset[..., None]).flatten(-2)
+    plain = back if bias is None else back + bias.values_HTD[0]
+    return pack(codes.flatten(-2), width), torch.cat([scale, offset], -1), plain.bfloat16()

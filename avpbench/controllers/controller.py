@@ -13,6 +13,7 @@ from typing import final
 import torch
 from torch import Tensor
 
+from avpbench.codecs.bias import NO_BIAS, Biases
 from avpbench.codecs.codec import blocks
 from avpbench.codecs.levels import NATIVE, Levels
 from avpbench.core import Captured, KVCache
@@ -31,9 +32,10 @@ class Request:
         cache: the sender's whole cache.
         captured: what the engine kept of the sender's passes, as far as `needs` asked for it.
         fresh_N: the columns of the cache that are to be coded, in order.
-        rows: what is coded of them: every layer's keys_HND, then values_HND.
+        rows: their values: every layer's keys_HND, then values_HND.
         table: the levels.
         protected_B: blocks that are native whatever the controller says.
+        biases: what is taken from a row before it is coded.
     """
 
     token_ids: tuple[int, ...]
@@ -43,6 +45,7 @@ class Request:
     rows: Sequence[Tensor]
     table: Levels
     protected_B: Tensor
+    biases: Biases = NO_BIAS
 
     @cached_property
     def sizes_B(self) -> Tensor:
@@ -69,7 +72,11 @@ class Request:
         grades = [{r: (g.width, g.treatment) for g in table.groups(level) for r in g.rows} for level in table.codec.widths]
         for row, values_HND in enumerate(self.rows):
             treatment = grades[0][row][1]
-            errors_WRN, power_RN = table.codec.errors(values_HND[None], table.codec.widths, treatment)
+            if row in self.biases:
+                found = table.codec.errors_without(values_HND[None], self.biases[row], table.codec.widths, treatment)
+            else:
+                found = table.codec.errors(values_HND[None], table.codec.widths, treatment)
+            errors_WRN, power_RN = found
             scale = 1 / power_RN.mean().clamp(min=1e-30)
             errors_NK[:, 0] += (power_RN[0] * scale).cpu()
             wanted = [places[grade[row][0]] for grade in grades]

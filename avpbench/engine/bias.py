@@ -10,24 +10,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from avpbench.codecs.bias import NO_BIAS, Biases, Rope
 
-def key_bias(model: Any, positions_T: Tensor, layers: Sequence[int]) -> dict[int, Tensor]:
-    """Per layer the bias_HTD in float32 at these positions; layers without one are absent."""
-    found: dict[int, Tensor] = {}
-    rope = None
-    for layer in layers:
-        attention = model.model.layers[layer].self_attn
-        bias = getattr(attention.k_proj, "bias", None)
-        if bias is None:
-            continue
-        if rope is None:
-            cos, sin = model.model.rotary_emb(bias.float(), positions_T.to(bias.device)[None])
-            rope = cos[0].float(), sin[0].float()
-        heads_HD = bias.detach().float().view(-1, attention.head_dim)
-        half = attention.head_dim // 2
-        turned_HD = torch.cat([-heads_HD[:, half:], heads_HD[:, :half]], dim=-1)
-        found[layer] = heads_HD[:, None] * rope[0] + turned_HD[:, None] * rope[1]
-    return found
+
+def key_bias(model: Any, positions_T: Tensor, layers: Sequence[int]) -> Biases:
+    """Per layer what the bias is at these positions, in float32; layers without one are absent."""
+    attentions = {layer: model.model.layers[layer].self_attn for layer in layers}
+    with_one = {layer: one for layer, one in attentions.items() if getattr(one.k_proj, "bias", None) is not None}
+    if not with_one:
+        return NO_BIAS
+    heads = {layer: one.k_proj.bias.detach().float().view(-1, one.head_dim) for layer, one in with_one.items()}
+    some = next(iter(heads.values()))
+    cos, sin = model.model.rotary_emb(some, positions_T.to(some.device)[None])
+    return Biases(Rope(cos[0].float(), sin[0].float()), heads)

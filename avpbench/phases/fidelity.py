@@ -38,26 +38,31 @@ def score(cell: Cell, indices: Sequence[int]) -> list[FidelityRecord]:
     spoken = raw_transcript(cell, indices)
     engine = cell.agents[-1].engine
     gold = [engine.template.encode(cell.task.problem(i).solution) for i in indices]
-    raw = _starts(cell.through(Raw(), Direct()), indices, [result.state for result in spoken])
+    raw, _ = _starts(cell.through(Raw(), Direct()), indices, [result.state for result in spoken])
     behind = engine.behind(raw, gold)
     demands = [demand(queries, cache) for queries, cache in behind]
-    ours = _starts(cell, indices, [result.state for result in replayed(cell, cell.agents[0].strategy, indices, spoken, demands)], demands)
+    states = [result.state for result in replayed(cell, cell.agents[0].strategy, indices, spoken, demands)]
+    ours, bits = _starts(cell, indices, states, demands)
     records = []
     scores = zip(engine.score(raw, gold), engine.score(ours, gold), strict=True)
     for place, (index, (raw_MV, ours_MV)) in enumerate(zip(indices, scores, strict=True)):
         truth, other = raw[place].prefix.cache, ours[place].prefix.cache
         errors = output_errors(behind[place][0], truth, other) if truth and other else None
-        records.append(_record(cell.task.problem(index).id, torch.tensor(gold[place]), raw_MV.cpu(), ours_MV.cpu(), errors))
+        record = _record(cell.task.problem(index).id, torch.tensor(gold[place]), raw_MV.cpu(), ours_MV.cpu(), errors)
+        records.append(replace(record, mean_bits=bits[place]))
     return records
 
 
-def _starts(cell: Cell, indices: Sequence[int], states: Sequence[AgentState], demands: Sequence[Tensor] | None = None) -> list[Start]:
-    """Where the last agent begins, handed over from these states."""
+def _starts(
+    cell: Cell, indices: Sequence[int], states: Sequence[AgentState], demands: Sequence[Tensor] | None = None
+) -> tuple[list[Start], list[float | None]]:
+    """Where the last agent begins, handed over from these states; and the bits of each hand-over, a value that it stands for."""
     sender, receiver = cell.agents[-2:]
     if demands is not None:
         states = [replace(s, captured=replace(s.captured, demand_S=d)) for s, d in zip(states, demands, strict=True)]
-    sent = [sender.send(state, receiver.spec).message for state in states]
-    return [receiver.receive(message, cell.prompts(i)[-1]).start for message, i in zip(sent, indices, strict=True)]
+    sent = [sender.send(state, receiver.spec) for state in states]
+    starts = [receiver.receive(out.message, cell.prompts(i)[-1]).start for out, i in zip(sent, indices, strict=True)]
+    return starts, [8 * out.wire_bytes / out.num_values if out.num_values else None for out in sent]
 
 
 def _record(sample_id: str, gold_M: Tensor, raw_MV: Tensor, ours_MV: Tensor, errors: list[float] | None) -> FidelityRecord:

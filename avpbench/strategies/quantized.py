@@ -15,6 +15,7 @@ from torch import Tensor
 from avpbench import wire
 from avpbench.checks import flag, number, whole
 from avpbench.codecs import coded
+from avpbench.codecs.bias import NO_BIAS
 from avpbench.codecs.codec import Codec, blocks
 from avpbench.codecs.levels import DROPPED, NATIVE, Levels
 from avpbench.codecs.registry import codec_named, describe
@@ -121,8 +122,7 @@ class Quantized(Strategy):
         draft = self._draft(state, sender)
         levels_N = self._plan(draft)
         request = draft.request
-        rows = [row[:, request.fresh_N] for row in (*state.cache.keys_HTD, *state.cache.values_HTD)]
-        return draft.parcel(levels_N, coded.encode(rows, request.rows, levels_N.to(sender.device), request.table))
+        return draft.parcel(levels_N, coded.encode(request.rows, levels_N.to(sender.device), request.table, request.biases))
 
     def _draft(self, state: AgentState, sender: Engine) -> _Draft:
         cache, table = state.cache, self._table(sender.spec)
@@ -137,12 +137,9 @@ class Quantized(Strategy):
         fresh_N = (cache.positions_T >= start).nonzero()[:, 0]
         allowance = paid + int(self.budget_bits * table.values_per_token * (cache.span - start) / 8)
         rows = [row[:, fresh_N] for row in (*cache.keys_HTD, *cache.values_HTD)]
-        if self.key_bias:
-            positions_N = cache.positions_T[fresh_N]
-            for layer, bias in key_bias(sender.model, positions_N, range(sender.spec.num_layers)).items():
-                rows[layer] = rows[layer].float() - bias
+        biases = key_bias(sender.model, cache.positions_T[fresh_N], range(sender.spec.num_layers)) if self.key_bias else NO_BIAS
         protected_B = self._protected(cache.positions_T[fresh_N].cpu(), allowance - paid, table)
-        request = Request(state.token_ids, cache, state.captured, fresh_N, rows, table, protected_B)
+        request = Request(state.token_ids, cache, state.captured, fresh_N, rows, table, protected_B, biases)
         return _Draft(self._card(state), pack(state), old, old_levels_T, request, allowance)
 
     def _protected(self, positions_N: Tensor, budget_bytes: int, table: Levels) -> Tensor:
@@ -206,7 +203,7 @@ class Quantized(Strategy):
         codes = {name: t for name, t in parcel.tensors.items() if name not in _CARRIED}
         coded.check(codes, levels_T, table)
         positions_T = (levels_T != DROPPED).nonzero()[:, 0].to(receiver.device)
-        biases = key_bias(receiver.model, positions_T, range(spec.num_layers)) if bias else {}
+        biases = key_bias(receiver.model, positions_T, range(spec.num_layers)) if bias else NO_BIAS
         rows = coded.decode(codes, levels_T, table, receiver.device, biases)
         layers = spec.num_layers
         cache = KVCache(tuple(rows[:layers]), tuple(rows[layers:]), positions_T, span)

@@ -81,7 +81,7 @@ def main() -> None:
     size = sum(t.numel() * t.element_size() for t in rows)
     table = Levels(codec_named({"name": "affine", "group": GROUP}), engine.spec)
     levels = torch.full((TOKENS,), 4, dtype=torch.uint8)
-    codes, theirs = coded.encode(rows, rows, levels, table), quanto(rows)
+    codes, theirs = coded.encode(rows, levels, table), quanto(rows)
     out = torch.empty(len(rows), *rows[0].shape, dtype=torch.bfloat16)
     stored = {name.rsplit(".", 1)[1]: t for name, t in codes.items()}
 
@@ -103,8 +103,8 @@ def main() -> None:
         made = build(compose(["strategy=quantized", f"strategy/controller={controller}", "strategy.budget_bits=4.75"]).strategy)
         exports[name] = lambda made=made: made.export(state, engine, engine.spec)
     actions: dict[str, Callable[[], object]] = {
-        "quantize": lambda: coded.encode(rows, rows, levels, table),
-        "quantize, eager": eagerly(lambda: coded.encode(rows, rows, levels, table)),
+        "quantize": lambda: coded.encode(rows, levels, table),
+        "quantize, eager": eagerly(lambda: coded.encode(rows, levels, table)),
         "quantize, quanto": lambda: quanto(rows),
         "dequantize": dequantize,
         "dequantize, eager": eagerly(dequantize),
