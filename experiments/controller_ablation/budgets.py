@@ -2,8 +2,9 @@
 
     python experiments/controller_ablation/budgets.py [problems] [budget ...] [OVERRIDE ...] | tee experiments/controller_ablation/budgets.txt
 
-The dev problems are the dev split's, which no test problem is in. The rule: the lowest budget is where uniform loses most of raw's answers, the middle one where it loses 10 to 30 points and (nearly) all tokens have one
-level, the highest where the loss cannot be told from none. The same command goes on where it was stopped.
+The dev problems are the dev split's, which no test problem is in. The rule: the lowest budget is where uniform loses most of raw's
+answers, the middle one where it loses 10 to 30 points and (nearly) all tokens have one level, the highest where the loss cannot be told
+from none. The same command goes on where it was stopped.
 """
 
 from __future__ import annotations
