@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import asdict, dataclass, fields
-from itertools import accumulate
+from itertools import accumulate, groupby
 from typing import Any, final
 
 import torch
@@ -23,27 +23,28 @@ _DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F8_E4M3": torch.float8_e4m3fn,
     "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
 }  # fmt: skip
+_JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 DIGEST_HEX = 32
 OPENING = b'{"__metadata__":{"digest":"'
 DIGEST_AT = slice(8 + len(OPENING), 8 + len(OPENING) + DIGEST_HEX)
 
 
-def written(tensors: dict[str, Tensor], card: CacheCard) -> tuple[bytes, list[int], list[int]]:
-    """The JSON header with its digest still zero, and every tensor's size and end in the data."""
-    sizes = [t.numel() * t.element_size() for t in tensors.values()]
-    ends = list(accumulate(sizes))
-    table = {
-        name: {"dtype": _NAMES[t.dtype], "shape": list(t.shape), "data_offsets": [end - size, end]}
-        for (name, t), size, end in zip(tensors.items(), sizes, ends, strict=True)
-    }
+def written(tensors: dict[str, Tensor], card: CacheCard) -> tuple[bytes, Layout]:
+    """The JSON header with its digest still zero, and where every tensor lies behind it."""
+    kinds = [(t.dtype, list(t.shape), t.numel() * t.element_size()) for t in tensors.values()]
+    rows, stop = [], 0
+    for name, (dtype, shape, size) in zip(tensors, kinds, strict=True):
+        rows.append(f'{_JSON(name)}:{{"dtype":"{_NAMES[dtype]}","shape":{str(shape).replace(" ", "")},"data_offsets":[{stop},{stop + size}]}}')
+        stop += size
     plain = json.dumps({"kind": card.kind, "sender": asdict(card.sender), "body": card.body, "decision": card.decision}, ensure_ascii=False)
     metadata = {"digest": "0" * DIGEST_HEX, "format": FORMAT, "version": VERSION, "card": plain}
-    header = json.dumps({"__metadata__": metadata, **table}, ensure_ascii=False, separators=(",", ":")).encode()
-    return header + b" " * (-(8 + len(header)) % _ALIGN), sizes, ends
+    header = ("{" + ",".join(['"__metadata__":' + _JSON(metadata), *rows]) + "}").encode()
+    header += b" " * (-(8 + len(header)) % _ALIGN)
+    return header, _laid(list(tensors), kinds, 8 + len(header))
 
 
-def parsed(header: memoryview, begin: int) -> tuple[CacheCard, list[Slot]]:
+def parsed(header: memoryview, begin: int) -> tuple[CacheCard, Layout]:
     """The card, and where each tensor lies; every kind of malformed header is a WireError."""
     try:
         table = json.loads(bytes(header))
@@ -76,26 +77,56 @@ def _card(raw: Any) -> CacheCard:
     return CacheCard(raw["kind"], sender, raw["body"], raw["decision"])
 
 
+Kind = tuple[torch.dtype, list[int], int]  # dtype, shape and bytes of a tensor
+
+
 @final
 @dataclass(frozen=True, slots=True)
-class Slot:
-    """One tensor's place: from byte `start` to `stop` of the whole parcel."""
+class Run:
+    """Neighbours of one kind: `count` of them, from byte `start` of the whole parcel on."""
 
-    name: str
-    dtype: torch.dtype
-    shape: list[int]
+    kind: Kind
     start: int
-    stop: int
+    count: int
 
-    def view(self, parcel: memoryview) -> Tensor:
-        if self.start == self.stop:
-            return torch.empty(self.shape, dtype=self.dtype)
-        return torch.frombuffer(parcel, dtype=self.dtype, count=math.prod(self.shape), offset=self.start).view(self.shape)
+    def together(self, parcel: memoryview) -> Tensor:
+        """All of them as one view of the parcel's bytes, along an axis before their own."""
+        dtype, shape, size = self.kind
+        if not size:
+            return torch.empty(self.count, *shape, dtype=dtype)
+        flat = torch.frombuffer(parcel, dtype=dtype, count=self.count * math.prod(shape), offset=self.start)
+        return flat.view(self.count, *shape)
 
 
-def _layout(table: dict[str, Any], begin: int) -> list[Slot]:
+@final
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where the tensors lie, in order: `names[k]` ends before byte `stops[k]` of the whole parcel, the parcel itself before `end`."""
+
+    names: list[str]
+    stops: list[int]
+    runs: list[Run]
+    end: int
+
+    def views(self, parcel: memoryview) -> list[Tensor]:
+        """Every tensor, as a view of the parcel's bytes."""
+        return [view for run in self.runs for view in run.together(parcel).unbind()]
+
+
+def _laid(names: list[str], kinds: list[Kind], begin: int) -> Layout:
+    """Tensors one behind the other from byte `begin` on."""
+    stops = list(accumulate((size for _, _, size in kinds), initial=begin))
+    runs, first = [], 0
+    for kind, same in groupby(kinds):
+        runs.append(Run(kind, stops[first], sum(1 for _ in same)))
+        first += runs[-1].count
+    return Layout(names, stops[1:], runs, stops[-1])
+
+
+def _layout(table: dict[str, Any], begin: int) -> Layout:
     """Where the tensors lie, which must be in order, without gap or overlap."""
-    slots, at = [], 0
+    kinds: list[Kind] = []
+    at = 0
     for name, row in table.items():
         shape, (start, stop) = row["shape"], row["data_offsets"]
         if row["dtype"] not in _DTYPES:
@@ -105,14 +136,20 @@ def _layout(table: dict[str, Any], begin: int) -> list[Slot]:
                 f"tensor {_short(name)}: shape {_short(shape)} and offsets {_short(start)}, {_short(stop)} must be whole numbers from 0"
                 f" to {_MAX_ELEMENTS}, of at most {_MAX_AXES} axes"
             )
-        if math.prod(n for n in shape if n) >= _MAX_ELEMENTS:
-            raise WireError(f"tensor {_short(name)} has shape {shape}, which no memory holds")
         dtype = _DTYPES[row["dtype"]]
-        size = math.prod(shape) * dtype.itemsize
+        kind = kinds[-1] if kinds and kinds[-1][:2] == (dtype, shape) else _kind(name, dtype, shape)
+        size = kind[2]
         if start != at or stop - start != size:
             raise WireError(f"tensor {_short(name)} of {size} bytes claims {start} to {stop}; wanted {at} to {at + size}")
         if (begin + start) % dtype.itemsize:
             raise WireError(f"tensor {_short(name)} of {row['dtype']} begins at byte {begin + start}, which is not aligned")
         at = stop
-        slots.append(Slot(name, dtype, shape, begin + start, begin + stop))
-    return slots
+        kinds.append(kind)
+    return _laid(list(table), kinds, begin)
+
+
+def _kind(name: str, dtype: torch.dtype, shape: list[int]) -> Kind:
+    """Raises WireError for a shape that no memory holds."""
+    if math.prod(n for n in shape if n) >= _MAX_ELEMENTS:
+        raise WireError(f"tensor {_short(name)} has shape {shape}, which no memory holds")
+    return dtype, shape, math.prod(shape) * dtype.itemsize
