@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import struct
 from bisect import bisect_right
-from itertools import islice
 from typing import final
 
 import numpy as np
@@ -27,19 +26,16 @@ from avpbench.header import DIGEST_HEX, OPENING, parsed, written
 
 def num_bytes(parcel: Parcel) -> int:
     """The length of the parcel's buffer, which is not made: the tensors may be on the meta device."""
-    return written(_ordered(parcel.tensors), parcel.card)[1].end
+    return written(parcel.tensors, parcel.card)[1].end
 
 
 def encode(parcel: Parcel) -> memoryview:
     """The parcel as one buffer. Tensors are copied once, from whatever device and strides they have."""
-    tensors = _ordered(parcel.tensors)
-    head, layout = written(tensors, parcel.card)
+    head, layout = written(parcel.tensors, parcel.card)
     view = memoryview(np.empty(layout.end, dtype=np.uint8))  # type: ignore[arg-type]  # numpy arrays are buffers
-    begin = 8 + len(head)
-    view[:begin] = struct.pack("<Q", len(head)) + head
-    rest = iter(tensors.values())
+    view[: layout.begin] = struct.pack("<Q", len(head)) + head
     for run in layout.runs:
-        _copy(list(islice(rest, run.count)), run.together(view))
+        _copy([parcel.tensors[name] for name in run.names], run.together(view, layout.begin))
     view[_DIGEST_AT] = xxhash.xxh3_128_hexdigest(view).encode()
     return view
 
@@ -51,11 +47,6 @@ def _copy(tensors: list[Tensor], places: Tensor) -> None:
     else:
         for t, place in zip(tensors, places, strict=True):
             place.copy_(t)
-
-
-def _ordered(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """By falling element size, so that each is aligned."""
-    return dict(sorted(tensors.items(), key=lambda item: -item[1].element_size()))
 
 
 def decode(buffer: memoryview | bytearray | bytes, max_bytes: int | None = None) -> Parcel:
@@ -71,7 +62,7 @@ def decode(buffer: memoryview | bytearray | bytes, max_bytes: int | None = None)
     card, layout = parsed(view[8:begin], begin)
     if layout.end != len(view):
         raise WireError(f"parcel of {len(view)} bytes; its tensors end at byte {layout.end}")
-    return Parcel(card, dict(zip(layout.names, layout.views(view), strict=True)))
+    return Parcel(card, dict(zip(layout.names(), layout.views(view), strict=True)))
 
 
 def seal(buffer: memoryview) -> str:
@@ -157,7 +148,7 @@ class Decoder:
             self._view = memoryview(np.empty(layout.end, dtype=np.uint8))  # type: ignore[arg-type]  # numpy arrays are buffers
         except MemoryError as error:
             raise WireError(f"parcel of {layout.end} bytes does not fit into this machine's memory") from error
-        self._names, self._stops, self._tensors = layout.names, layout.stops, layout.views(self._view)
+        self._names, self._stops, self._tensors = layout.names(), layout.stops(), layout.views(self._view)
         self._view[:begin] = self._head
         self._hasher.update(self._head[: _DIGEST_AT.start] + b"0" * DIGEST_HEX + self._head[_DIGEST_AT.stop :])
         self._card, self._at = card, begin
