@@ -22,7 +22,7 @@ from avpbench.engine.batch import Start
 from avpbench.engine.capture import HIDDEN
 from avpbench.engine.continuation import Speech
 from avpbench.engine.engine import Engine
-from avpbench.engine.mixing import mixture, top_pairs
+from avpbench.engine.mixing import in_blocks, mixture, top_pairs
 from avpbench.engine.sampling import Sampling, generator
 from avpbench.engine.vocabulary import between, spellings
 from avpbench.errors import ConfigError, IncompatibleModels, StateError, WireError
@@ -113,11 +113,23 @@ class Largest(TorchDispatchMode):
 def test_no_matrix_is_copied_or_converted() -> None:
     head, table = torch.nn.Linear(64, 3000, bias=False).bfloat16(), torch.randn(3000, 64).bfloat16()
     with torch.inference_mode(), Largest() as largest:
-        pairs = top_pairs(torch.randn(20, 64).bfloat16(), head, 3000, None, 16, 1.0)
+        pairs = top_pairs(torch.randn(20, 64).bfloat16(), in_blocks(head), 3000, None, 16, 1.0)
         mixture(pairs.columns_NK, pairs.probs_NK, table, torch.tensor(1.0))
-        assert largest.elements <= 20 * 3000 < 64 * 3000
+        assert largest.elements <= 1024 * 64 < 64 * 3000
         table.float()
         assert largest.elements == 64 * 3000  # it would have been seen
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("count", [1, 2, 130])
+def test_logits_of_many_states_are_the_heads_own_up_to_its_rounding(dtype: torch.dtype, bias: bool, count: int) -> None:
+    torch.manual_seed(0)
+    head, states = torch.nn.Linear(64, 2500, bias=bias).to(dtype), torch.randn(count, 64).to(dtype)
+    with torch.inference_mode():
+        exact = torch.nn.functional.linear(states.double(), head.weight.double(), head.bias.double() if bias else None)
+        got, own = in_blocks(head)(states).double(), head(states).double()
+    assert float((got - exact).abs().max()) <= float((own - exact).abs().max()) + 1e-5
 
 
 def test_soft_tokens_have_the_mean_norm_and_follow_the_opening(tiny: Engine) -> None:
