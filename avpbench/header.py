@@ -32,9 +32,7 @@ DIGEST_AT = slice(8 + len(OPENING), 8 + len(OPENING) + DIGEST_HEX)
 def written(tensors: dict[str, Tensor], card: CacheCard) -> tuple[bytes, Layout]:
     """The JSON header with its digest still zero, and where every tensor lies behind it."""
     runs = _runs(tensors)
-    table = {
-        run.names[0]: {"dtype": _NAMES[run.dtype], "shape": run.stacked, "data_offsets": [run.start, run.stop]} for run in runs
-    }
+    table = {run.names[0]: {"dtype": _NAMES[run.dtype], "shape": run.stacked, "data_offsets": [run.start, run.stop]} for run in runs}
     who = {name: getattr(card.sender, name) for name in ModelSpec.__slots__}
     plain = json.dumps({"kind": card.kind, "sender": who, "body": card.body, "decision": card.decision}, ensure_ascii=False)
     stacks = json.dumps([run.names for run in runs if len(run.names) > 1], ensure_ascii=False, separators=(",", ":"))

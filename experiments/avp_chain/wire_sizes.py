@@ -103,9 +103,7 @@ def main() -> None:
     torch.set_num_threads(1)
     gc.freeze()  # what was imported is not looked through again before each measurement
     largest = int(sys.argv[1]) if len(sys.argv) > 1 else 1024
-    print(
-        f"one thread, medians of {BLOCKS} blocks in random order; raw's digest is over every byte, AVP's over the payload"
-    )
+    print(f"one thread, medians of {BLOCKS} blocks in random order; raw's digest is over every byte, AVP's over the payload")
     for mib in (1, 4, 16, 64, 112, 256, 1024):
         if mib <= largest:
             compare(mib)
