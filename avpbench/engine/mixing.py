@@ -35,7 +35,7 @@ class Pairs:
 def in_blocks(head: torch.nn.Linear) -> Callable[[Tensor], Tensor]:
     """The head, for `top_pairs`; where a processor multiplies many rows of its dtype slowly (bfloat16, float16), the product in float32.
 
-    The matrix is then converted a thousand rows at a time, each used at once and never held; one state alone goes through the head as it is.
+    The matrix is then converted a thousand rows at a time, each used at once and never held; one state alone goes through the head.
     """
     if head.weight.dtype == torch.float32 or head.weight.is_cuda:
         return head
