@@ -95,6 +95,15 @@ def test_what_was_charged_for_the_link_does_not_count() -> None:
     assert measure(charged, "raw", "reprefill", 8e6, WORK).break_even_bps == pytest.approx(bare.break_even_bps)
 
 
+def test_what_the_link_itself_took_bounds_the_transfer_unless_it_was_shaped() -> None:
+    """Without a bandwidth no faster link than this one was seen: 0.1 s of work and its own 0.25 s lose to 0.3 s at any rate."""
+    both = [*rows("raw", 0.35, 0.25, 10**6), *rows("reprefill", 0.3, 0.0, 10**3)]
+    assert measure(both, "raw", "reprefill", None, WORK).break_even == "never"
+    shaped = measure(both, "raw", "reprefill", 32e6, WORK)
+    assert shaped.break_even == "above"
+    assert shaped.break_even_bps == pytest.approx(8 * (10**6 - 10**3) / (0.3 * 1.015 - (0.35 * 1.015 - 0.25)))
+
+
 def test_the_interval_holds_the_value_and_may_reach_infinity() -> None:
     sure = measure([*rows("raw", 0.1, 0.0, 10**6), *rows("reprefill", 0.3, 0.0, 10**3)], "raw", "reprefill", None, WORK)
     assert sure.break_even == "above"

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import TASK, cell, dummy, settings, stranger, told, trained
+from omegaconf import OmegaConf
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from avpbench import wire
@@ -153,6 +154,26 @@ def test_random_directions_keep_the_norm_and_nothing_else(tiny: Engine) -> None:
     assert float(torch.cosine_similarity(meant.soft_NE, drawn.soft_NE).abs().mean()) < 0.2
 
 
+def test_the_control_is_set_as_what_it_controls() -> None:
+    """In a grid of both a key that only one of them had would be left out for the other, and the two would differ in more than directions."""
+    fields = compose(["strategy=projected"]).strategy
+    for key, value in {
+        "states": "last",
+        "stride": 2,
+        "top_k": 5,
+        "temperature": 0.5,
+        "gate": "off",
+        "max_entropy": 1.0,
+        "min_mass": 0.25,
+    }.items():
+        assert fields[key] != value
+        made = strategy(f"strategy.{key}={value}", name="random_direction")
+        assert getattr(made.of, key) == value
+    both = OmegaConf.to_container(compose(["strategy=random_direction"]).strategy, resolve=True)
+    assert isinstance(both, dict)
+    assert both["of"] == OmegaConf.to_container(fields, resolve=True)
+
+
 # --- which states
 
 
@@ -225,7 +246,7 @@ REFUSALS = {"max_entropy=0": "entropy of", "min_mass=1": "of the probability kep
 @pytest.mark.parametrize("bound", REFUSALS)
 @pytest.mark.parametrize("name", ["projected", "auto", "random_direction"])
 def test_the_gate_refuses_and_the_words_are_carried(tiny: Engine, untied: Engine, bound: str, name: str) -> None:
-    inner = {"projected": "strategy", "auto": "strategy.projected", "random_direction": "strategy.of"}[name]
+    inner = {"projected": "strategy", "auto": "strategy.projected", "random_direction": "strategy"}[name]
     words = (f"{inner}.{bound}", f"{inner}.states=last")
     made = strategy(*words, name=name)
     agents = [Agent(tiny, made, Direct()), Agent(untied, made, Direct())]
@@ -237,8 +258,7 @@ def test_the_gate_refuses_and_the_words_are_carried(tiny: Engine, untied: Engine
     assert REFUSALS[bound] in out.decision
     opened = agents[1].receive(out.message, told("And?"))
     assert as_json([state.turn], whole=False) in tiny.decode(opened.start.prompt_ids)
-    off = {"projected": "strategy.gate=off", "auto": "strategy.gate=off", "random_direction": "strategy.of.gate=off"}[name]
-    parcel = strategy(*words, off, name=name).export(state, tiny, untied.spec)
+    parcel = strategy(*words, "strategy.gate=off", name=name).export(state, tiny, untied.spec)
     assert parcel.card.kind == ("random_direction" if name == "random_direction" else "projected")
     assert REFUSALS[bound] in parcel.card.body["refusal"]
 
