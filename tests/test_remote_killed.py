@@ -74,7 +74,7 @@ def test_a_sender_killed_in_mid_parcel_is_an_error_at_once_and_the_next_parcel_a
         address, key, size = next_line(job).split()
         with within(15), pytest.raises(LinkError, match=rf"went away after \d+ of {size} bytes"):
             receiver.fetch(Ticket(address, key, int(size)))
-        assert 3 <= len(pieces)
+        assert len(pieces) >= 3
         assert sum(pieces) < int(size)
         with outbox() as sender:
             receiver.fetch(sender.put(encoded())).parcel()
