@@ -1,9 +1,9 @@
 """Parcels to bytes and back: the only serializer, the only counter of bytes.
 
-The bytes are one safetensors file: eight bytes of header length, a JSON header, one raw buffer. The header's metadata
-hold the card and a digest (XXH3-128) over everything else. Encoding costs one copy of the tensors, decoding none: its
-tensors are views of the buffer. A receiver allocates nothing before the header was checked against the buffer's size, or,
-where bytes arrive piece by piece (`Decoder`), against the limit.
+The bytes are one safetensors file: eight bytes of header length, a JSON header, one raw buffer. Neighbours of one dtype and shape are
+one stack in it. The header's metadata hold the card and a digest (XXH3-128) over everything else. Encoding costs one copy of the
+tensors, decoding none: its tensors are views of the buffer. A receiver allocates nothing before the header was checked against the
+buffer's size, or, where bytes arrive piece by piece (`Decoder`), against the limit.
 """
 
 from __future__ import annotations

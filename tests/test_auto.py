@@ -204,6 +204,22 @@ def test_a_run_records_what_was_handed_over_and_why(tmp_path: Path, foreign: Eng
     assert json.loads(next((tmp_path / "far").glob("*/summary.json")).read_text())["strategy"] == "auto"
 
 
+def test_a_role_of_its_own_makes_that_hop_another_one(tmp_path: Path, foreign: Engine) -> None:
+    """Each hop is decided by its own two models, and the record has who played."""
+    folder = saved(foreign, tmp_path / "other")
+    words = (f"model.path={folder}", "roles.solver=tiny", "chain=3", "strategy=auto", "strategy.gate=off")
+    summary = run(*FAST, *words, f"results={tmp_path}")
+    (one,) = (tmp_path / "adhoc").glob("*-auto-c3-*")
+    for sample in read_samples(one):
+        assert [hop.strategy for hop in sample.hops] == ["raw", "projected"]
+        assert [turn.model for turn in sample.turns] == ["tiny", "tiny", "tiny"]  # a path keeps the name of its YAML
+        kept = [turn.cached_tokens for turn in sample.turns]
+        assert kept[0] == 0
+        assert kept[1] > 0
+        assert kept[2] == 0
+    assert summary.quality.num_fallbacks == 0
+
+
 def test_words_and_reasons_on_the_card_do_not_eat_into_a_budget(tiny: Engine) -> None:
     """What auto's quantized hop adds is what quantized alone would have added, and the codes are the same."""
     made, alone = auto("strategy.bandwidth=1Gbps"), build(compose(["strategy=quantized"]).strategy)
