@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 _ROWS = 128  # states at a time: the head is read once for each of these, and their logits are held
-_BLOCK = 1024  # rows of the head that are converted at a time: they stay in the processor's cache
+_BLOCK = 1024  # rows of the head at a time: they stay in the processor's cache
 _CACHED_ROWS = 8  # rows of logits that are looked at while they are in the processor's cache
 
 
@@ -33,11 +33,12 @@ class Pairs:
 
 
 def in_blocks(head: torch.nn.Linear) -> Callable[[Tensor], Tensor]:
-    """The head, for `top_pairs`; where a processor multiplies many rows of its dtype slowly (bfloat16, float16), the product in float32.
+    """The head, for `top_pairs`; of many states on a CPU the product in float32, a thousand rows of the matrix at a time.
 
-    The matrix is then converted a thousand rows at a time, each used at once and never held; one state alone goes through the head.
+    A CPU multiplies bfloat16 and float16 slowly, so those rows are converted, used at once and never held; one state alone goes
+    through the head as it is.
     """
-    if head.weight.dtype == torch.float32 or head.weight.is_cuda:
+    if head.weight.is_cuda:
         return head
 
     def product(rows_NE: Tensor) -> Tensor:

@@ -1,8 +1,9 @@
 """Projection at a 151,936 x 1,536 vocabulary: time of 1, 20 and 1,000 states, against AVP's own per state; error against k.
 
-Wall time, and processor time of all threads, which is right on a busy machine too where there is one thread.
+Wall time, and processor time of all threads, which is right on a busy machine too where there is one thread (numpy's included).
 
     pip install 'avpbench[avp]' && python experiments/cross_model/projection.py [VOCABULARY] [HIDDEN] [THREADS]
+    OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 python experiments/cross_model/projection.py 30000 1536 1
 """
 
 from __future__ import annotations
