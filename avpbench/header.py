@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass, fields
-from itertools import accumulate
+from dataclasses import dataclass, fields
+from itertools import groupby
 from typing import Any, final
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 from avpbench.core import CacheCard, ModelSpec
 from avpbench.errors import WireError
 
-FORMAT, VERSION = "avpbench", "1"
+FORMAT, VERSION = "avpbench", "2"
 MAX_BYTES = 16 * 2**20
 _MAX_ELEMENTS = 2**48
 _MAX_AXES = 8
@@ -29,21 +29,20 @@ OPENING = b'{"__metadata__":{"digest":"'
 DIGEST_AT = slice(8 + len(OPENING), 8 + len(OPENING) + DIGEST_HEX)
 
 
-def written(tensors: dict[str, Tensor], card: CacheCard) -> tuple[bytes, list[int], list[int]]:
-    """The JSON header with its digest still zero, and every tensor's size and end in the data."""
-    sizes = [t.numel() * t.element_size() for t in tensors.values()]
-    ends = list(accumulate(sizes))
-    table = {
-        name: {"dtype": _NAMES[t.dtype], "shape": list(t.shape), "data_offsets": [end - size, end]}
-        for (name, t), size, end in zip(tensors.items(), sizes, ends, strict=True)
-    }
-    plain = json.dumps({"kind": card.kind, "sender": asdict(card.sender), "body": card.body, "decision": card.decision}, ensure_ascii=False)
-    metadata = {"digest": "0" * DIGEST_HEX, "format": FORMAT, "version": VERSION, "card": plain}
+def written(tensors: dict[str, Tensor], card: CacheCard) -> tuple[bytes, Layout]:
+    """The JSON header with its digest still zero, and where every tensor lies behind it."""
+    runs = _runs(tensors)
+    table = {run.names[0]: {"dtype": _NAMES[run.dtype], "shape": run.stacked, "data_offsets": [run.start, run.stop]} for run in runs}
+    who = {name: getattr(card.sender, name) for name in ModelSpec.__slots__}
+    plain = json.dumps({"kind": card.kind, "sender": who, "body": card.body, "decision": card.decision}, ensure_ascii=False)
+    stacks = json.dumps([run.names for run in runs if len(run.names) > 1], ensure_ascii=False, separators=(",", ":"))
+    metadata = {"digest": "0" * DIGEST_HEX, "format": FORMAT, "version": VERSION, "card": plain, "stacks": stacks}
     header = json.dumps({"__metadata__": metadata, **table}, ensure_ascii=False, separators=(",", ":")).encode()
-    return header + b" " * (-(8 + len(header)) % _ALIGN), sizes, ends
+    header += b" " * (-(8 + len(header)) % _ALIGN)
+    return header, Layout(8 + len(header), runs)
 
 
-def parsed(header: memoryview, begin: int) -> tuple[CacheCard, list[Slot]]:
+def parsed(header: memoryview, begin: int) -> tuple[CacheCard, Layout]:
     """The card, and where each tensor lies; every kind of malformed header is a WireError."""
     try:
         table = json.loads(bytes(header))
@@ -52,7 +51,7 @@ def parsed(header: memoryview, begin: int) -> tuple[CacheCard, list[Slot]]:
             raise WireError(
                 f"parcel of format {_short(metadata['format'])} version {_short(metadata['version'])}; wanted {FORMAT} {VERSION}"
             )
-        return _card(json.loads(metadata["card"])), _layout(table, begin)
+        return _card(json.loads(metadata["card"])), _layout(table, _stacks(json.loads(metadata["stacks"]), table), begin)
     except WireError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -78,24 +77,83 @@ def _card(raw: Any) -> CacheCard:
 
 @final
 @dataclass(frozen=True, slots=True)
-class Slot:
-    """One tensor's place: from byte `start` to `stop` of the whole parcel."""
+class Run:
+    """Neighbours of one dtype and shape, `size` bytes each, from byte `start` of the data on. A reader of safetensors sees them stacked."""
 
-    name: str
+    names: list[str]
     dtype: torch.dtype
     shape: list[int]
+    size: int
     start: int
-    stop: int
 
-    def view(self, parcel: memoryview) -> Tensor:
-        if self.start == self.stop:
-            return torch.empty(self.shape, dtype=self.dtype)
-        return torch.frombuffer(parcel, dtype=self.dtype, count=math.prod(self.shape), offset=self.start).view(self.shape)
+    @property
+    def stop(self) -> int:
+        return self.start + len(self.names) * self.size
+
+    @property
+    def stacked(self) -> list[int]:
+        """The shape that the header gives: one tensor has its own."""
+        return self.shape if len(self.names) == 1 else [len(self.names), *self.shape]
+
+    def together(self, parcel: memoryview, begin: int) -> Tensor:
+        """All of them as one view of the parcel, whose data begin there, along an axis before their own."""
+        if not self.size:
+            return torch.empty(len(self.names), *self.shape, dtype=self.dtype)
+        count = len(self.names) * (self.size // self.dtype.itemsize)
+        return torch.frombuffer(parcel, dtype=self.dtype, count=count, offset=begin + self.start).view(len(self.names), *self.shape)
 
 
-def _layout(table: dict[str, Any], begin: int) -> list[Slot]:
+@final
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where the tensors lie in a parcel whose data begin at byte `begin`: run after run, without gap."""
+
+    begin: int
+    runs: list[Run]
+
+    @property
+    def end(self) -> int:
+        """The parcel's length."""
+        return self.begin + (self.runs[-1].stop if self.runs else 0)
+
+    def names(self) -> list[str]:
+        """Every tensor's, in order."""
+        return [name for run in self.runs for name in run.names]
+
+    def stops(self) -> list[int]:
+        """The byte of the parcel before which each tensor ends, in order."""
+        return [self.begin + run.start + (k + 1) * run.size for run in self.runs for k in range(len(run.names))]
+
+    def views(self, parcel: memoryview) -> list[Tensor]:
+        """Every tensor, in order, as a view of the parcel."""
+        return [view for run in self.runs for view in run.together(parcel, self.begin).unbind()]
+
+
+def _runs(tensors: dict[str, Tensor]) -> list[Run]:
+    """By falling element size, so that each tensor is aligned."""
+    runs: list[Run] = []
+    ordered = sorted(tensors.items(), key=lambda item: -item[1].dtype.itemsize)
+    for (dtype, shape), same in groupby(ordered, key=lambda item: (item[1].dtype, item[1].shape)):
+        names = [name for name, _ in same]
+        runs.append(Run(names, dtype, list(shape), math.prod(shape) * dtype.itemsize, runs[-1].stop if runs else 0))
+    return runs
+
+
+def _stacks(raw: Any, table: dict[str, Any]) -> dict[str, list[str]]:
+    """The names of the tensors in each stack, by the first, under which the table has it."""
+    if type(raw) is not list or any(type(names) is not list or len(names) < 2 or {*map(type, names)} != {str} for names in raw):
+        raise WireError(f"stacks must be lists of two names or more, got {_short(raw)}")
+    stacks = {names[0]: names for names in raw}
+    every = [name for names in stacks.values() for name in names] + [name for name in table if name not in stacks]
+    if len(stacks) != len(raw) or not stacks.keys() <= table.keys() or len({*every}) != len(every):
+        raise WireError("a stack has no tensor, or two tensors have one name")
+    return stacks
+
+
+def _layout(table: dict[str, Any], stacks: dict[str, list[str]], begin: int) -> Layout:
     """Where the tensors lie, which must be in order, without gap or overlap."""
-    slots, at = [], 0
+    runs: list[Run] = []
+    at = 0
     for name, row in table.items():
         shape, (start, stop) = row["shape"], row["data_offsets"]
         if row["dtype"] not in _DTYPES:
@@ -114,5 +172,10 @@ def _layout(table: dict[str, Any], begin: int) -> list[Slot]:
         if (begin + start) % dtype.itemsize:
             raise WireError(f"tensor {_short(name)} of {row['dtype']} begins at byte {begin + start}, which is not aligned")
         at = stop
-        slots.append(Slot(name, dtype, shape, begin + start, begin + stop))
-    return slots
+        names = stacks.get(name, [name])
+        if len(names) > 1:
+            if not shape or shape[0] != len(names):
+                raise WireError(f"stack {_short(name)} of {len(names)} names has shape {_short(shape)}")
+            size, shape = size // len(names), shape[1:]
+        runs.append(Run(names, dtype, shape, size, start))
+    return Layout(begin, runs)

@@ -31,6 +31,7 @@ def check(values: Values, lookup: Callable[[str], Values]) -> None:
         source = class_source(strategy["_target_"])
         if source is not None:
             check_thinking(strategy_name(strategy), source.constants["thinks"], values)
+            check_far(strategy_name(strategy), source.constants.get("far", True), values)
         if _knows_gold(strategy.get("controller")):
             check_gold(f"{strategy_name(strategy)} {strategy_name(strategy['controller'])}", values)
     models = [lookup(name) if name else values["model"] for name in role_models(values)]
@@ -95,6 +96,12 @@ def check_speaking(kind: str, speaks: bool, values: Values) -> None:
             f"strategy={kind} hands over latent steps here (states=latent), and these agents speak (think_steps=0);"
             " set think_steps=10, or strategy.states=all"
         )
+
+
+def check_far(kind: str, far: bool, values: Values) -> None:
+    """Raises ConfigError where agents live in different processes and the strategy needs both models in one."""
+    if not far and values["chain"] > 1 and strategy_name(values["link"]) == "remote":
+        raise ConfigError(f"strategy={kind} needs both models in one process; choose link=direct, or strategy=projected")
 
 
 def check_gold(label: str, values: Values) -> None:

@@ -57,6 +57,8 @@ def plan(cfg: DictConfig) -> Plan:
         legal.check_gold(strategy.label, values)
     configs = [strategy_config(name) for name in cfg.latency.against]
     rivals = tuple(r for r in map(build, configs) if r.label != strategy.label)
+    for one in (strategy, *rivals):
+        legal.check_far(one.kind, one.far, values)
     written = tuple(json.dumps(OmegaConf.to_container(config, resolve=True)) for config in (cfg.strategy, *configs))
     c = cfg.latency
     timing = Timing(c.repeats, c.warmup, c.new_tokens, c.prefix_tokens, aa=cfg.gates == "full")

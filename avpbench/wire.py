@@ -1,14 +1,15 @@
 """Parcels to bytes and back: the only serializer, the only counter of bytes.
 
-The bytes are one safetensors file: eight bytes of header length, a JSON header, one raw buffer. The header's metadata
-hold the card and a digest (XXH3-128) over everything else. Encoding costs one copy of the tensors, decoding none: its
-tensors are views of the buffer. A receiver allocates nothing before the header was checked against the buffer's size, or,
-where bytes arrive piece by piece (`Decoder`), against the limit.
+The bytes are one safetensors file: eight bytes of header length, a JSON header, one raw buffer. Neighbours of one dtype and shape are
+one stack in it. The header's metadata hold the card and a digest (XXH3-128) over everything else. Encoding costs one copy of the
+tensors, decoding none: its tensors are views of the buffer. A receiver allocates nothing before the header was checked against the
+buffer's size, or, where bytes arrive piece by piece (`Decoder`), against the limit.
 """
 
 from __future__ import annotations
 
 import struct
+from bisect import bisect_right
 from typing import final
 
 import numpy as np
@@ -20,34 +21,32 @@ from avpbench import header
 from avpbench.core import CacheCard, Parcel
 from avpbench.errors import WireError
 from avpbench.header import DIGEST_AT as _DIGEST_AT
-from avpbench.header import DIGEST_HEX, OPENING, Slot, parsed, written
+from avpbench.header import DIGEST_HEX, OPENING, parsed, written
 
 
 def num_bytes(parcel: Parcel) -> int:
     """The length of the parcel's buffer, which is not made: the tensors may be on the meta device."""
-    head, _, ends = written(_ordered(parcel.tensors), parcel.card)
-    return 8 + len(head) + (ends[-1] if ends else 0)
+    return written(parcel.tensors, parcel.card)[1].end
 
 
 def encode(parcel: Parcel) -> memoryview:
     """The parcel as one buffer. Tensors are copied once, from whatever device and strides they have."""
-    tensors = _ordered(parcel.tensors)
-    head, sizes, ends = written(tensors, parcel.card)
-    begin = 8 + len(head)
-    buffer = np.empty(begin + (ends[-1] if ends else 0), dtype=np.uint8)
-    view = memoryview(buffer)  # type: ignore[arg-type]  # numpy arrays are buffers
-    view[:begin] = struct.pack("<Q", len(head)) + head
-    data = torch.from_numpy(buffer)
-    for t, size, end in zip(tensors.values(), sizes, ends, strict=True):
-        if size:
-            data[begin + end - size : begin + end].view(t.dtype).view(t.shape).copy_(t)
+    head, layout = written(parcel.tensors, parcel.card)
+    view = memoryview(np.empty(layout.end, dtype=np.uint8))  # type: ignore[arg-type]  # numpy arrays are buffers
+    view[: layout.begin] = struct.pack("<Q", len(head)) + head
+    for run in layout.runs:
+        _copy([parcel.tensors[name] for name in run.names], run.together(view, layout.begin))
     view[_DIGEST_AT] = xxhash.xxh3_128_hexdigest(view).encode()
     return view
 
 
-def _ordered(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """By falling element size, so that each is aligned."""
-    return dict(sorted(tensors.items(), key=lambda item: -item[1].element_size()))
+def _copy(tensors: list[Tensor], places: Tensor) -> None:
+    """Each into its place. In one call where they are in this machine's memory: a call a tensor costs more than the copy of a small one."""
+    if all(t.is_cpu for t in tensors):
+        torch.stack(tensors, out=places)
+    else:
+        for t, place in zip(tensors, places, strict=True):
+            place.copy_(t)
 
 
 def decode(buffer: memoryview | bytearray | bytes, max_bytes: int | None = None) -> Parcel:
@@ -60,11 +59,10 @@ def decode(buffer: memoryview | bytearray | bytes, max_bytes: int | None = None)
     if view.readonly:
         view = memoryview(bytearray(view))
     begin = _checked_digest(view)
-    card, slots = parsed(view[8:begin], begin)
-    end = slots[-1].stop if slots else begin
-    if end != len(view):
-        raise WireError(f"parcel of {len(view)} bytes; its tensors end at byte {end}")
-    return Parcel(card, {slot.name: slot.view(view) for slot in slots})
+    card, layout = parsed(view[8:begin], begin)
+    if layout.end != len(view):
+        raise WireError(f"parcel of {len(view)} bytes; its tensors end at byte {layout.end}")
+    return Parcel(card, dict(zip(layout.names(), layout.views(view), strict=True)))
 
 
 def seal(buffer: memoryview) -> str:
@@ -84,8 +82,10 @@ class Decoder:
         self._limit, self._head, self._hasher = max_bytes, bytearray(), xxhash.xxh3_128()
         self._card: CacheCard | None = None
         self._view, self._at = memoryview(b""), 0
-        self._slots: list[Slot] = []
-        self._tensors: dict[str, Tensor] = {}
+        self._names: list[str] = []
+        self._stops: list[int] = []
+        self._tensors: list[Tensor] = []
+        self._whole = 0  # tensors whose last byte is here
 
     @property
     def num_bytes(self) -> int | None:
@@ -127,12 +127,8 @@ class Decoder:
         self._view[self._at : end] = rest
         self._hasher.update(self._view[self._at : end])
         self._at = end
-        whole = []
-        while len(self._tensors) < len(self._slots) and self._slots[len(self._tensors)].stop <= end:
-            slot = self._slots[len(self._tensors)]
-            self._tensors[slot.name] = slot.view(self._view)
-            whole.append(slot.name)
-        return whole
+        before, self._whole = self._whole, bisect_right(self._stops, end)
+        return self._names[before : self._whole]
 
     def _begin(self) -> int:
         """Where the data begin."""
@@ -146,13 +142,13 @@ class Decoder:
         begin = len(self._head)
         if self._head[8 : 8 + len(OPENING)] != OPENING:
             raise WireError("parcel does not begin with a digest: not a parcel of avpbench")
-        card, self._slots = parsed(memoryview(self._head)[8:], begin)
-        end = self._slots[-1].stop if self._slots else begin
-        _check_limit(end, self._limit)
+        card, layout = parsed(memoryview(self._head)[8:], begin)
+        _check_limit(layout.end, self._limit)
         try:
-            self._view = memoryview(np.empty(end, dtype=np.uint8))  # type: ignore[arg-type]  # numpy arrays are buffers
+            self._view = memoryview(np.empty(layout.end, dtype=np.uint8))  # type: ignore[arg-type]  # numpy arrays are buffers
         except MemoryError as error:
-            raise WireError(f"parcel of {end} bytes does not fit into this machine's memory") from error
+            raise WireError(f"parcel of {layout.end} bytes does not fit into this machine's memory") from error
+        self._names, self._stops, self._tensors = layout.names(), layout.stops(), layout.views(self._view)
         self._view[:begin] = self._head
         self._hasher.update(self._head[: _DIGEST_AT.start] + b"0" * DIGEST_HEX + self._head[_DIGEST_AT.stop :])
         self._card, self._at = card, begin
@@ -162,7 +158,7 @@ class Decoder:
         if self._card is None or not self.done:
             raise WireError(f"parcel is truncated: {self.arrived_bytes} of {self.num_bytes or 'unknown'} bytes arrived")
         _compare(self._hasher, seal(self._view))
-        return Parcel(self._card, self._tensors)
+        return Parcel(self._card, dict(zip(self._names, self._tensors, strict=True)))
 
 
 def _check_limit(num_bytes: int, limit: int | None) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import CPU, told
+from conftest import CPU, has, told
 
 from avpbench import run, wire
 from avpbench.agents import Agent, Speak
@@ -26,7 +26,6 @@ from avpbench.engine.load import Source, load, spec_of
 from avpbench.engine.sampling import Sampling, generator
 from avpbench.errors import ConfigError, IncompatibleModels, WireError
 from avpbench.links.direct import Direct
-from avpbench.rates import bits_per_s
 from avpbench.records import read_samples
 from avpbench.strategies.auto import Auto
 from avpbench.strategies.raw import Raw
@@ -95,19 +94,6 @@ def test_the_links_bandwidth_is_what_counts(tiny: Engine) -> None:
     assert auto().choose(tiny.spec, tiny.spec)[0].kind == "raw"  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize(
-    ("said", "meant"), [("10Gbps", 1e10), ("250 Mbps", 2.5e8), ("1.5gbps", 1.5e9), (8e6, 8e6), (None, None), ("9bps", 9.0)]
-)
-def test_bandwidths_as_people_write_them(said: object, meant: float | None) -> None:
-    assert bits_per_s("link.bandwidth", said) == meant
-
-
-@pytest.mark.parametrize("said", ["fast", "10GB/s", "-1Gbps", "0Gbps", 0, -3, True, float("inf"), float("nan"), "1e9 Gbps"])
-def test_other_bandwidths_are_refused(said: object) -> None:
-    with pytest.raises(ConfigError, match=r"link.bandwidth must be bits a second, e\.g\. 10Gbps"):
-        bits_per_s("link.bandwidth", said)
-
-
 # --- who is the same model
 
 
@@ -173,9 +159,11 @@ def test_pairs_are_refused_before_weights_are_in_memory(tmp_path: Path, foreign:
     for strategy, message in (
         ("raw", "raw hands K/V from tiny to qwen0.5b"),
         ("quantized", "quantized hands K/V"),
+        ("partial", "hands K/V from tiny to qwen0.5b"),
+        *([("avp_raw", "avp_raw hands K/V")] if has("avp") else []),
         ("reprefill", "reprefill hands token ids"),
         ("projected strategy.min_overlap=1", "share .* of the smaller vocabulary"),
-        ("random_direction strategy.of.min_overlap=1", "share .* of the smaller vocabulary"),
+        ("random_direction strategy.min_overlap=1", "share .* of the smaller vocabulary"),
     ):
         with pytest.raises(IncompatibleModels, match=message):
             run(*FAST, *words, *f"strategy={strategy}".split())
@@ -214,6 +202,22 @@ def test_a_run_records_what_was_handed_over_and_why(tmp_path: Path, foreign: Eng
             assert [hop.strategy for hop in sample.hops] == ["text"] * 2
             assert all(turn.said and turn.generated_tokens > 0 for turn in sample.turns)
     assert json.loads(next((tmp_path / "far").glob("*/summary.json")).read_text())["strategy"] == "auto"
+
+
+def test_a_role_of_its_own_makes_that_hop_another_one(tmp_path: Path, foreign: Engine) -> None:
+    """Each hop is decided by its own two models, and the record has who played."""
+    folder = saved(foreign, tmp_path / "other")
+    words = (f"model.path={folder}", "roles.solver=tiny", "chain=3", "strategy=auto", "strategy.gate=off")
+    summary = run(*FAST, *words, f"results={tmp_path}")
+    (one,) = (tmp_path / "adhoc").glob("*-auto-c3-*")
+    for sample in read_samples(one):
+        assert [hop.strategy for hop in sample.hops] == ["raw", "projected"]
+        assert [turn.model for turn in sample.turns] == ["tiny", "tiny", "tiny"]  # a path keeps the name of its YAML
+        kept = [turn.cached_tokens for turn in sample.turns]
+        assert kept[0] == 0
+        assert kept[1] > 0
+        assert kept[2] == 0
+    assert summary.quality.num_fallbacks == 0
 
 
 def test_words_and_reasons_on_the_card_do_not_eat_into_a_budget(tiny: Engine) -> None:

@@ -15,11 +15,12 @@ from avpbench.cell import Cell
 from avpbench.chain import run_chain
 from avpbench.engine.engine import Engine
 from avpbench.errors import ConfigError
-from avpbench.links.bandwidth import TokenBucket, bits_per_second
+from avpbench.links.bandwidth import TokenBucket
 from avpbench.links.direct import Direct
 from avpbench.meter import Stages, now_s
 from avpbench.phases import latency
 from avpbench.phases.latency import Timing
+from avpbench.rates import bits_per_s
 from avpbench.records import Journal, LatencyRecord
 from avpbench.strategies.raw import Raw
 
@@ -28,13 +29,13 @@ from avpbench.strategies.raw import Raw
     ("written", "rate"), [("1Gbps", 1e9), ("10Gbps", 1e10), ("2.5Mbps", 2.5e6), ("8bps", 8.0), ("1Tbps", 1e12), (None, None)]
 )
 def test_rates_are_read(written: str | None, rate: float | None) -> None:
-    assert bits_per_second(written) == rate
+    assert bits_per_s("link.bandwidth", written) == rate
 
 
-@pytest.mark.parametrize("written", ["", "1", 1e9, "1gbps", "1GBps", "-1Gbps", "0Gbps", "1Gbps ", "fast", True])
+@pytest.mark.parametrize("written", ["", "1", 1e9, "1gbps", "1GBps", "-1Gbps", "0Gbps", "1Gbps ", "fast", True, "10GB/s", 0, float("nan")])
 def test_what_is_no_rate_is_refused(written: object) -> None:
     with pytest.raises(ConfigError, match=r"link\.bandwidth must be a rate like"):
-        bits_per_second(written)
+        bits_per_s("link.bandwidth", written)
 
 
 @given(st.lists(st.tuples(st.integers(1, 10_000), st.floats(0, 0.5)), min_size=1, max_size=50))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 from hypothesis import assume, given
@@ -69,9 +69,11 @@ def test_on_either_side_of_it_the_other_is_faster(ours: Side, theirs: Side) -> N
 def rows(
     strategy: str, handoff_s: float, transfer_s: float, num_bytes: int, blocks: int = 4, modelled: bool = False
 ) -> list[LatencyRecord]:
+    """Both receiver's clocks are shorter than the hand-off, by a fifth and by two."""
+    share = {"host": 0.8, "device": 0.6}
     return [
         LatencyRecord(
-            b, 0, strategy, clock, handoff_s * (1 + 0.01 * b), {"transfer": transfer_s} if clock == "stages" else None, "a", 90, 10, num_bytes,
+            b, 0, strategy, clock, handoff_s * share.get(clock, 1.0) * (1 + 0.01 * b), {"transfer": transfer_s} if clock == "stages" else None, "a", 90, 10, num_bytes,
             str(b % 2), False, transfer_s if modelled else None,
         )
         for b in range(blocks)
@@ -95,6 +97,15 @@ def test_what_was_charged_for_the_link_does_not_count() -> None:
     assert measure(charged, "raw", "reprefill", 8e6, WORK).break_even_bps == pytest.approx(bare.break_even_bps)
 
 
+def test_what_the_link_itself_took_bounds_the_transfer_unless_it_was_shaped() -> None:
+    """Without a bandwidth no faster link than this one was seen: 0.1 s of work and its own 0.25 s lose to 0.3 s at any rate."""
+    both = [*rows("raw", 0.35, 0.25, 10**6), *rows("reprefill", 0.3, 0.0, 10**3)]
+    assert measure(both, "raw", "reprefill", None, WORK).break_even == "never"
+    shaped = measure(both, "raw", "reprefill", 32e6, WORK)
+    assert shaped.break_even == "above"
+    assert shaped.break_even_bps == pytest.approx(8 * (10**6 - 10**3) / (0.3 * 1.015 - (0.35 * 1.015 - 0.25)))
+
+
 def test_the_interval_holds_the_value_and_may_reach_infinity() -> None:
     sure = measure([*rows("raw", 0.1, 0.0, 10**6), *rows("reprefill", 0.3, 0.0, 10**3)], "raw", "reprefill", None, WORK)
     assert sure.break_even == "above"
@@ -110,6 +121,23 @@ def test_the_interval_holds_the_value_and_may_reach_infinity() -> None:
     assert "Infinity" not in json.dumps(asdict(unsure))
 
 
+def test_the_interval_is_that_of_a_mean_over_blocks() -> None:
+    """40 blocks of 0.1 s, 20 ms more or less: 1.96 standard errors on either side of the time saved."""
+    both = [*rows("raw", 0.1, 0.0, 10**6, 40), *rows("reprefill", 0.3, 0.0, 0, 40)]
+    level = {"raw": lambda b: 0.1 + 0.02 * (-1) ** (b // 2), "reprefill": lambda _: 0.3}
+    both = [replace(r, seconds=level[r.strategy](r.block), process="0") for r in both]
+    found = measure(both, "raw", "reprefill", None, WORK)
+    error_s = 1.96 * 0.02 / 40**0.5
+    assert found.break_even_low_bps == pytest.approx(8e6 / (0.2 + error_s), rel=0.01)
+    assert found.break_even_high_bps == pytest.approx(8e6 / (0.2 - error_s), rel=0.01)
+
+
+def test_a_against_a_does_not_count() -> None:
+    both = [*rows("raw", 0.1, 0.0, 10**6), *rows("reprefill", 0.3, 0.0, 10**3)]
+    again = [replace(r, seconds=9.0, aa=True) for r in both if r.strategy == "reprefill"]
+    assert measure([*both, *again], "raw", "reprefill", None, WORK) == measure(both, "raw", "reprefill", None, WORK)
+
+
 def test_nothing_is_said_without_both_or_of_the_reference_itself() -> None:
     both = [*rows("raw", 0.1, 0.0, 10**6), *rows("reprefill", 0.3, 0.0, 10**3)]
     assert measure(rows("raw", 0.1, 0.0, 9), "raw", "reprefill", None, WORK) == BreakEven()
@@ -119,4 +147,4 @@ def test_nothing_is_said_without_both_or_of_the_reference_itself() -> None:
 
 def test_the_rate_is_work_over_time() -> None:
     found = measure([*rows("raw", 0.1, 0.0, 10**6, 1), *rows("reprefill", 0.3, 0.0, 10**3, 1)], "raw", "reprefill", None, WORK)
-    assert found.reprefill_flops == pytest.approx((2e6 * 100 + 2e5 + 2 * 4 * 8 * 16 * 100**2) / 0.3)
+    assert found.reprefill_flops == pytest.approx((2e6 * 100 + 2e5 + 2 * 4 * 8 * 16 * 100**2) / (0.6 * 0.3))

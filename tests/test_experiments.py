@@ -75,7 +75,8 @@ def test_every_study_has_its_real_models(study: str, model: str) -> None:
 def test_what_a_study_declares_is_among_its_cells(study: Any) -> None:
     """Facts that a table, contrast or figure selects by are swept to these values, or are known facts of a cell."""
     swept: dict[str, list[Any]] = {}
-    for cfg in (composed(name) for name in (study.name, *(n for n in NAMES if composed(n).study == study.name))):
+    whose = composed(study.name).study  # several experiments may fill one study's folder
+    for cfg in (composed(name) for name in (study.name, *(n for n in NAMES if composed(n).study == whose))):
         for key, values in cfg.hydra.sweeper.params.items():
             swept.setdefault(key, [cfg.get(key)]).extend(_plain(v) for v in str(values).split(","))
     fixed = dict(_dotted(OmegaConf.to_container(composed(study.name), resolve=False)))  # type: ignore[arg-type]

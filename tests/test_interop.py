@@ -21,9 +21,10 @@ from avpbench.engine.engine import Engine
 from avpbench.engine.load import loaded
 from avpbench.engine.mixing import mixture, top_pairs
 from avpbench.engine.sampling import Sampling, generator
-from avpbench.errors import WireError
+from avpbench.errors import ConfigError, WireError
 from avpbench.interop import from_avp, to_avp
 from avpbench.links.direct import Direct
+from avpbench.setup import plan
 from avpbench.strategies.raw import Raw
 from avpbench.strategies.states import hidden, places
 
@@ -173,6 +174,14 @@ def test_avp_projected_goes_between_vocabularies(tiny: Engine, foreign: Engine) 
     prefix = peer.inject(wire.decode(wire.encode(peer.export(state_of(tiny, "avp_projected"), tiny, foreign.spec))), foreign)
     assert prefix.soft_NE is not None
     assert prefix.soft_NE.shape == (1, 64)
+
+
+@pytest.mark.parametrize("words", [["strategy=avp_projected"], ["latency.against=[avp_projected]"]])
+def test_avp_projected_is_refused_between_processes_before_anything_is_loaded(words: list[str]) -> None:
+    plan(compose([*words, "link=direct"]))
+    plan(compose([*words, "link=remote", "chain=1"]))
+    with pytest.raises(ConfigError, match="avp_projected needs both models in one process; choose link=direct"):
+        plan(compose([*words, "link=remote"]))
 
 
 def test_avp_projected_wants_both_models_in_one_process(tiny: Engine) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import TASK, cell, dummy, settings, stranger, told, trained
+from omegaconf import OmegaConf
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from avpbench import wire
@@ -22,7 +23,7 @@ from avpbench.engine.batch import Start
 from avpbench.engine.capture import HIDDEN
 from avpbench.engine.continuation import Speech
 from avpbench.engine.engine import Engine
-from avpbench.engine.mixing import mixture, top_pairs
+from avpbench.engine.mixing import in_blocks, mixture, top_pairs
 from avpbench.engine.sampling import Sampling, generator
 from avpbench.engine.vocabulary import between, spellings
 from avpbench.errors import ConfigError, IncompatibleModels, StateError, WireError
@@ -113,11 +114,23 @@ class Largest(TorchDispatchMode):
 def test_no_matrix_is_copied_or_converted() -> None:
     head, table = torch.nn.Linear(64, 3000, bias=False).bfloat16(), torch.randn(3000, 64).bfloat16()
     with torch.inference_mode(), Largest() as largest:
-        pairs = top_pairs(torch.randn(20, 64).bfloat16(), head, 3000, None, 16, 1.0)
+        pairs = top_pairs(torch.randn(20, 64).bfloat16(), in_blocks(head), 3000, None, 16, 1.0)
         mixture(pairs.columns_NK, pairs.probs_NK, table, torch.tensor(1.0))
-        assert largest.elements <= 20 * 3000 < 64 * 3000
+        assert largest.elements <= 1024 * 64 < 64 * 3000
         table.float()
         assert largest.elements == 64 * 3000  # it would have been seen
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("count", [1, 2, 130])
+def test_logits_of_many_states_are_the_heads_own_up_to_its_rounding(dtype: torch.dtype, bias: bool, count: int) -> None:
+    torch.manual_seed(0)
+    head, states = torch.nn.Linear(64, 2500, bias=bias).to(dtype), torch.randn(count, 64).to(dtype)
+    with torch.inference_mode():
+        exact = torch.nn.functional.linear(states.double(), head.weight.double(), head.bias.double() if bias else None)
+        got, own = in_blocks(head)(states).double(), head(states).double()
+    assert float((got - exact).abs().max()) <= float((own - exact).abs().max()) + 1e-5
 
 
 def test_soft_tokens_have_the_mean_norm_and_follow_the_opening(tiny: Engine) -> None:
@@ -139,6 +152,26 @@ def test_random_directions_keep_the_norm_and_nothing_else(tiny: Engine) -> None:
     assert torch.equal(drawn.soft_NE, again.soft_NE)
     assert torch.allclose(*(torch.linalg.vector_norm(p.soft_NE, dim=-1) for p in (meant, drawn)), rtol=1e-4)
     assert float(torch.cosine_similarity(meant.soft_NE, drawn.soft_NE).abs().mean()) < 0.2
+
+
+def test_the_control_is_set_as_what_it_controls() -> None:
+    """In a grid of both a key that only one of them had would be left out for the other, and the two would differ in more than directions."""
+    fields = compose(["strategy=projected"]).strategy
+    for key, value in {
+        "states": "last",
+        "stride": 2,
+        "top_k": 5,
+        "temperature": 0.5,
+        "gate": "off",
+        "max_entropy": 1.0,
+        "min_mass": 0.25,
+    }.items():
+        assert fields[key] != value
+        made = strategy(f"strategy.{key}={value}", name="random_direction")
+        assert getattr(made.of, key) == value
+    both = OmegaConf.to_container(compose(["strategy=random_direction"]).strategy, resolve=True)
+    assert isinstance(both, dict)
+    assert both["of"] == OmegaConf.to_container(fields, resolve=True)
 
 
 # --- which states
@@ -213,7 +246,7 @@ REFUSALS = {"max_entropy=0": "entropy of", "min_mass=1": "of the probability kep
 @pytest.mark.parametrize("bound", REFUSALS)
 @pytest.mark.parametrize("name", ["projected", "auto", "random_direction"])
 def test_the_gate_refuses_and_the_words_are_carried(tiny: Engine, untied: Engine, bound: str, name: str) -> None:
-    inner = {"projected": "strategy", "auto": "strategy.projected", "random_direction": "strategy.of"}[name]
+    inner = {"projected": "strategy", "auto": "strategy.projected", "random_direction": "strategy"}[name]
     words = (f"{inner}.{bound}", f"{inner}.states=last")
     made = strategy(*words, name=name)
     agents = [Agent(tiny, made, Direct()), Agent(untied, made, Direct())]
@@ -225,8 +258,7 @@ def test_the_gate_refuses_and_the_words_are_carried(tiny: Engine, untied: Engine
     assert REFUSALS[bound] in out.decision
     opened = agents[1].receive(out.message, told("And?"))
     assert as_json([state.turn], whole=False) in tiny.decode(opened.start.prompt_ids)
-    off = {"projected": "strategy.gate=off", "auto": "strategy.gate=off", "random_direction": "strategy.of.gate=off"}[name]
-    parcel = strategy(*words, off, name=name).export(state, tiny, untied.spec)
+    parcel = strategy(*words, "strategy.gate=off", name=name).export(state, tiny, untied.spec)
     assert parcel.card.kind == ("random_direction" if name == "random_direction" else "projected")
     assert REFUSALS[bound] in parcel.card.body["refusal"]
 

@@ -7,6 +7,7 @@ import random
 import resource
 import struct
 import time
+from typing import Any
 
 import pytest
 import torch
@@ -125,6 +126,44 @@ def test_lying_tables_are_refused(lie: str) -> None:
         wire.decode(resealed(json.dumps(header, separators=(",", ":")).encode(), data))
 
 
+def layers() -> Parcel:
+    """Neighbours of one shape, with another between them, an empty pair and a scalar pair."""
+    rows = {f"k{n}": torch.full((2, 3), float(n)) for n in range(3)} | {"odd": torch.ones(4)}
+    rows |= {f"v{n}": torch.full((2, 3), 10.0 + n) for n in range(2)} | {"e0": torch.zeros(0, 2), "e1": torch.zeros(0, 2)}
+    return parcel(rows | {"s0": torch.tensor(7.0), "s1": torch.tensor(8.0)})
+
+
+def test_neighbours_of_one_shape_are_a_stack_to_any_reader() -> None:
+    buffer = wire.encode(layers())
+    assert len(buffer) == wire.num_bytes(layers())
+    back = wire.decode(buffer).tensors
+    assert list(back) == list(layers().tensors)
+    assert all(torch.equal(back[name], t) and back[name].shape == t.shape for name, t in layers().tensors.items())
+    metadata: Any = header_of(buffer)["__metadata__"]
+    assert json.loads(metadata["stacks"]) == [["k0", "k1", "k2"], ["v0", "v1"], ["e0", "e1"], ["s0", "s1"]]
+    assert safetensors_load(bytes(buffer))["k0"].shape == (3, 2, 3)
+
+
+STACKS = {
+    "no list": {"k0": 3}, "one name": [["k0"]], "a number": [["k0", 1, "k2"]], "too few": [["k0", "k1"]], "too many": [["k0", "k1", "k2", "k3"]],
+    "no tensor": [["x", "y", "z"]], "twice": [["k0", "k1", "k1"]], "another's": [["k0", "k1", "odd"]], "again": [["k0", "a", "b"]] * 2,
+    "a stack of none": [["odd", "even"]],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("lie", STACKS)
+def test_lying_stacks_are_refused(lie: str) -> None:
+    buffer = wire.encode(layers())
+    header: Any = header_of(buffer)
+    data = bytes(buffer[8 + struct.unpack("<Q", buffer[:8])[0] :])
+    said = json.loads(header["__metadata__"]["stacks"])
+    wire.decode(resealed(json.dumps(header, separators=(",", ":")).encode(), data))
+    rest = said[1:] if isinstance(STACKS[lie], list) else None
+    header["__metadata__"]["stacks"] = json.dumps(STACKS[lie] if rest is None else [*STACKS[lie], *rest])
+    with pytest.raises(WireError):
+        wire.decode(resealed(json.dumps(header, separators=(",", ":")).encode(), data))
+
+
 def test_honest_resealing_is_accepted() -> None:
     """The lies above are refused for the lie, not for the sealing."""
     buffer = wire.encode(sample())
@@ -136,16 +175,16 @@ def test_honest_resealing_is_accepted() -> None:
     "card", ["[]", "{}", '{"kind": 1}', "not json", "[" * 100_000, '{"kind":"raw","sender":{"x":1},"body":{},"decision":null}']
 )
 def test_lying_cards_are_refused(card: str) -> None:
-    header = {"__metadata__": {"digest": "0" * 32, "format": "avpbench", "version": "1", "card": card}}
+    header = {"__metadata__": {"digest": "0" * 32, "format": "avpbench", "version": "2", "card": card, "stacks": "[]"}}
     with pytest.raises(WireError):
         wire.decode(resealed(json.dumps(header, separators=(",", ":")).encode()))
 
 
-@pytest.mark.parametrize("metadata", [{"format": "avp"}, {"version": "2"}])
+@pytest.mark.parametrize("metadata", [{"format": "avp"}, {"version": "1"}])
 def test_other_formats_and_versions_are_named(metadata: dict[str, str]) -> None:
     header = header_of(wire.encode(parcel({})))
     header["__metadata__"] = dict(header["__metadata__"]) | metadata  # type: ignore[call-overload]
-    with pytest.raises(WireError, match="wanted avpbench 1"):
+    with pytest.raises(WireError, match="wanted avpbench 2"):
         wire.decode(resealed(json.dumps(header, separators=(",", ":")).encode()))
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 _ROWS = 128  # states at a time: the head is read once for each of these, and their logits are held
+_BLOCK = 1024  # rows of the head at a time: they stay in the processor's cache
 _CACHED_ROWS = 8  # rows of logits that are looked at while they are in the processor's cache
 
 
@@ -31,6 +32,28 @@ class Pairs:
     entropy_N: Tensor
 
 
+def in_blocks(head: torch.nn.Linear) -> Callable[[Tensor], Tensor]:
+    """The head, for `top_pairs`; of many states on a CPU the product in float32, a thousand rows of the matrix at a time.
+
+    A CPU multiplies bfloat16 and float16 slowly, so those rows are converted, used at once and never held; one state alone goes
+    through the head as it is.
+    """
+    if head.weight.is_cuda:
+        return head
+
+    def product(rows_NE: Tensor) -> Tensor:
+        if len(rows_NE) == 1:
+            logits_1V: Tensor = head(rows_NE)
+            return logits_1V
+        wide_NE, out_NV = rows_NE.float(), torch.empty(len(rows_NE), head.out_features)
+        for start in range(0, head.out_features, _BLOCK):
+            rows = slice(start, start + _BLOCK)
+            torch.mm(wide_NE, head.weight[rows].float().T, out=out_NV[:, rows])
+        return out_NV if head.bias is None else out_NV + head.bias.float()
+
+    return product
+
+
 @torch.inference_mode()
 def top_pairs(
     hidden_NE: Tensor, head: Callable[[Tensor], Tensor], vocab: int, chosen_S: Tensor | None, k: int, temperature: float
@@ -38,8 +61,8 @@ def top_pairs(
     """The k likeliest tokens of softmax(head(hidden) / temperature) among the chosen ones, renormalised.
 
     Args:
-        head: gives logits_NV in the model's dtype; called on 128 states at a time, so nothing of the size of its matrix
-            is made or converted.
+        head: gives logits_NV (`in_blocks` of the model's own); called on 128 states at a time, so nothing of the size of its matrix
+            is made.
         vocab: rows of the head from here on only pad it, and are masked.
         chosen_S: ids to choose among; None: all below `vocab`.
     """

@@ -1,25 +1,10 @@
-"""`link.bandwidth`: how it is written, and the token bucket that shapes a stream to it."""
+"""The token bucket that shapes a stream to `link.bandwidth`."""
 
 from __future__ import annotations
 
-import re
 from typing import final
 
-from avpbench.errors import ConfigError
-
-_UNITS = {"": 1.0, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 _DEPTH_S = 0.005  # how far a stream may catch up when its thread was late
-
-
-def bits_per_second(value: object) -> float | None:
-    """`1Gbps` -> 1e9; None stays None: unlimited. Raises ConfigError for anything else."""
-    if value is None:
-        return None
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([KMGT]?)bps", value) if isinstance(value, str) else None
-    rate = float(found[1]) * _UNITS[found[2]] if found else 0.0
-    if rate <= 0:
-        raise ConfigError(f"link.bandwidth must be a rate like 100Mbps, 1Gbps or 10Gbps, or null (unlimited); got {value!r}")
-    return rate
 
 
 @final

@@ -6,9 +6,9 @@ from typing import final
 
 from avpbench import wire
 from avpbench.core import ModelSpec, Parcel
-from avpbench.links.bandwidth import bits_per_second
 from avpbench.links.link import Arrived, Link, Message
 from avpbench.meter import AnyStages
+from avpbench.rates import bits_per_s
 
 
 @final
@@ -22,7 +22,7 @@ class Direct(Link):
     kind = "direct"
 
     def __init__(self, bandwidth: str | None = None) -> None:
-        self.bandwidth_bps, self._written = bits_per_second(bandwidth), bandwidth
+        self.bandwidth_bps, self._written = bits_per_s("link.bandwidth", bandwidth), bandwidth
 
     def check(self, sender: ModelSpec, receiver: ModelSpec) -> None:
         """Bytes go between any two."""

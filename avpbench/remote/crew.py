@@ -90,6 +90,7 @@ class Crew:
         common = {
             "secret": link.secret.hex(), "link": link.fields(), "strategies": list(posts.strategies), "device": str(engine.device),
             "dtype": engine.spec.dtype, "threads": torch.get_num_threads(),
+            "everybody": [asdict(source) for source in dict.fromkeys(posts.sources)],
         }  # fmt: skip
         sources = dict(enumerate(map(asdict, posts.sources)))
         count = min(link.terms.processes, len(sources))

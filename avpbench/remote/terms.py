@@ -7,7 +7,7 @@ from typing import Any, final
 
 from avpbench.checks import number, whole
 from avpbench.errors import ConfigError
-from avpbench.links.bandwidth import bits_per_second
+from avpbench.rates import bits_per_s
 
 CONTROL_BYTES = 16 * 2**20  # the longest message that is not a parcel's chunk
 _HEADROOM = 2.0  # a shaped stream may take so many times its own length before it counts as too slow
@@ -36,7 +36,7 @@ class Terms:
 
     @property
     def bandwidth_bps(self) -> float | None:
-        return bits_per_second(self.bandwidth)
+        return bits_per_s("link.bandwidth", self.bandwidth)
 
     def patience_s(self, num_bytes: int) -> float:
         """How long a parcel may take to arrive."""

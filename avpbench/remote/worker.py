@@ -21,7 +21,8 @@ from avpbench import wire
 from avpbench.agents import Agent
 from avpbench.build import build
 from avpbench.core import AgentState, Parcel, Prompt
-from avpbench.engine.load import Source, load, resolve_device, resolve_dtype
+from avpbench.engine.load import Source, load, resolve_device, resolve_dtype, tokenizer_of
+from avpbench.engine.vocabulary import meet
 from avpbench.errors import LinkError
 from avpbench.links.link import Ticket
 from avpbench.links.remote import Remote
@@ -44,10 +45,12 @@ class Desk:
         self._held: dict[tuple[int, str, str], AgentState] = {}
 
     def load(self) -> dict[str, Any]:
-        """Loads the models of this process's agents; says who they are."""
+        """Loads the models of this process's agents; says who they are. The others' tokenizers are met too: tokens are mapped here."""
         device = resolve_device(self._order["device"])
         dtype = resolve_dtype(self._order["dtype"], device)
         torch.set_num_threads(self._order["threads"])
+        for source in self._order["everybody"]:
+            meet(tokenizer_of(Source(**source))[0])
         for place, source in self._order["sources"].items():
             self._agents[int(place)] = Agent(load(Source(**source), device, dtype), next(iter(self._strategies.values())), self._link)
         return {"specs": {place: asdict(agent.spec) for place, agent in self._agents.items()}}

@@ -43,6 +43,7 @@ class AvpProjected(Strategy):
 
     kind = "avp_projected"
     thinks = True
+    far = False
     needs = frozenset({HIDDEN})
 
     def __init__(self, states: str, stride: int, temperature: float) -> None:

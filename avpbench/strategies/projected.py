@@ -16,7 +16,7 @@ from avpbench.checks import number, one_of, whole
 from avpbench.core import AgentState, ModelSpec, Parcel, Prefix
 from avpbench.engine.capture import HIDDEN
 from avpbench.engine.engine import Engine
-from avpbench.engine.mixing import Pairs, mixture, top_pairs
+from avpbench.engine.mixing import Pairs, in_blocks, mixture, top_pairs
 from avpbench.engine.vocabulary import Shared, between
 from avpbench.errors import IncompatibleModels, StateError, WireError
 from avpbench.strategies.states import STATES, behind_opening, hidden, places
@@ -100,7 +100,7 @@ class Projected(Strategy):
         ids_S = shared.source_ids_S
         every = len(ids_S) == sender.vocab and int(ids_S[-1]) == sender.vocab - 1
         chosen_S = None if every else ids_S.to(sender.device)
-        head = sender.model.get_output_embeddings()
+        head = in_blocks(sender.model.get_output_embeddings())
         return top_pairs(hidden_NE, head, sender.vocab, chosen_S, min(self.top_k, len(ids_S)), self.temperature)
 
     def _refusal(self, entropy: float, mass: float, tokens_per_state: float) -> str | None:

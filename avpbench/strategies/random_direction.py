@@ -22,11 +22,12 @@ class RandomDirection(Strategy):
     Args:
         of: the strategy whose soft tokens are replaced.
         seed: of the directions, with the parcel's own content.
+        same: the fields of `of`, which the YAML gives to both, so that one grid sets the control as it sets what is controlled.
     """
 
     kind = "random_direction"
 
-    def __init__(self, of: Strategy, seed: int) -> None:
+    def __init__(self, of: Strategy, seed: int, **same: object) -> None:
         self.of, self.seed = of, seed
         self.needs, self.speaks = of.needs, of.speaks
 

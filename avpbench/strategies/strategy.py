@@ -31,6 +31,7 @@ class Strategy(ABC):
     kind: ClassVar[str]  # the name on the card and in the records
     thinks: ClassVar[bool]  # can hand over what a latent step left behind
     speaks: bool = True  # can hand over what was said
+    far: bool = True  # its two ends may be in different processes
     needs: frozenset[str] = frozenset()  # what the engine is to capture of the sender's passes (avpbench.engine.capture)
 
     @abstractmethod

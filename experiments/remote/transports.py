@@ -12,6 +12,7 @@ import json
 import random
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from concurrent import futures
 from typing import Any
@@ -128,13 +129,17 @@ def main(mib: int, blocks: int) -> None:
         size = said["bytes"]
         ways = {"grpc": by_grpc(said["grpc"]), "zmq": by_zmq(said["zmq"], size), "link=remote": by_remote(said["tickets"])}
         seconds: dict[tuple[str, int], list[float]] = {(way, chunk): [] for way in ways for chunk in CHUNKS}
+        processor: dict[tuple[str, int], list[float]] = {key: [] for key in seconds}
         for block in range(blocks + 1):
             for way, chunk in random.Random(block).sample(list(seconds), len(seconds)):
+                began_s = time.process_time()
                 with total(CPU) as took:
                     got = ways[way](chunk).parcel()
+                spent_s = time.process_time() - began_s
                 assert len(got.tensors) == 2 * LAYERS
                 if block:  # the first block warms up
                     seconds[way, chunk].append(took.seconds)
+                    processor[way, chunk].append(spent_s)
     finally:
         job.kill()
         job.wait()
@@ -144,6 +149,8 @@ def main(mib: int, blocks: int) -> None:
         rates = {way: sorted(size / s / 1e9 for s in seconds[way, chunk]) for way in ways}
         shown = ", ".join(f"{way} {values[len(values) // 2]:.2f} ({values[-1]:.2f})" for way, values in rates.items())
         print(f"chunks of {chunk / 2**20:g} MiB: {shown}; {first_layer(buffer, chunk)}")
+        used = {way: sorted(processor[way, chunk]) for way in ways}
+        print("    processor time of the receiving process, ms: " + ", ".join(f"{w} {1000 * v[len(v) // 2]:.0f}" for w, v in used.items()))
 
 
 if __name__ == "__main__":
