@@ -105,6 +105,7 @@ class Past:
                 took = [s[phase] for s in sessions if phase in s and s[phase]["count"] > 0]
                 if took:
                     rates[phase] = sum(t["seconds"] for t in took) / sum(t["count"] for t in took)
+            kind_of(meta["config"])  # another version's may lack what cells are told apart by
             return cls(meta["config"], not meta["identity"]["device"].startswith("cpu-"), rates) if rates else None
         except (RecordsError, KeyError, TypeError, AttributeError):
             return None
