@@ -132,7 +132,7 @@ def bootstrap_pairs(values: NDArray[np.float64], statistic: str = "difference", 
 
 
 def sign_flips(differences: NDArray[np.float64], seed: int = 0, draws: int = 9_999) -> float:
-    """Two-sided p of the mean of paired differences under exchange within pairs: by all flips of signs where they are few, else by draws."""
+    """Two-sided p of the mean of paired differences under exchange within pairs: of all flips of signs where they are few, else drawn."""
     if not differences.any():
         return 1.0
     rng = np.random.default_rng(seed)

@@ -1,6 +1,6 @@
 """Configs of thousands of cells: Hydra composes each distinct choice of groups once, plain values are set after it.
 
-Hydra takes a tenth of a second a config. What it gives for a cell is had from few of its configs, exactly:
+Hydra parses and merges every YAML anew for each config. What it gives for a cell is had from few of its configs, exactly:
 
 - a value that no interpolation reads is set in the composed config;
 - a choice whose YAML stands alone (no defaults, no `@package`, no interpolation) and whose place holds nothing but the

@@ -14,6 +14,7 @@ from test_cli import PARAMETERS
 
 from avpbench.__main__ import main
 from avpbench.config import compose, identify_plain, model_config, plain
+from avpbench.errors import ConfigError
 from avpbench.estimate import History, Past, _shape, memory_bytes
 from avpbench.legal import check
 from avpbench.source import class_source
@@ -269,4 +270,6 @@ def test_what_is_read_of_a_class_is_what_the_class_has() -> None:
 
 def test_another_packages_strategy_is_not_judged() -> None:
     values = values_of("think_steps=3")
-    check(values | {"strategy": {"_target_": "somebody.else.Strategy"}}, lambda name: {})
+    with pytest.raises(ConfigError, match="think"):
+        check(values | {"strategy": {"_target_": "avpbench.strategies.text.Text"}}, lambda name: {})
+    assert check(values | {"strategy": {"_target_": "somebody.else.Strategy"}}, lambda name: {}) is None  # type: ignore[func-returns-value]
