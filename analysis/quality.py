@@ -14,7 +14,7 @@ from analysis.cells import Cell, comparable
 from analysis.errors import Refused
 from analysis.estimates import Estimate, Point
 from analysis.stats import Difference, bootstrap, bootstrap_pairs, difference, mcnemar, paired, sign_flips
-from avpbench.summary import wilson
+from avpbench.aggregate import wilson
 
 _FIDELITY = ("kl", "nll", "raw_nll", "top1_flips")
 SAVINGS = {"s_prompt": "prefilled_tokens", "s_forward": "forward_tokens", "s_flop": "flop"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TypeVar, final
 
 import numpy as np
@@ -90,8 +91,14 @@ def bootstrap(groups: Sequence[Sequence[float] | NDArray[np.float64]], seed: int
 
     Groups are processes and their blocks, or training seeds and their problems; a single group is resampled within only.
     """
+    return _bootstrap(tuple(np.asarray(g, dtype=np.float64).tobytes() for g in groups if len(g)), seed, draws)
+
+
+@lru_cache(maxsize=4096)
+def _bootstrap(groups: tuple[bytes, ...], seed: int, draws: int) -> tuple[float, float]:
+    """By the values themselves: tables, figures and claims ask for the same intervals."""
     rng = np.random.default_rng(seed)
-    arrays: list[NDArray[np.float64]] = [np.asarray(g, dtype=np.float64) for g in groups if len(g)]
+    arrays = [np.frombuffer(group, dtype=np.float64) for group in groups]
     chosen = rng.integers(len(arrays), size=(draws, len(arrays)))
     means = np.empty(chosen.shape)
     for k, array in enumerate(arrays):
@@ -105,11 +112,13 @@ def _resampled_means(values_NK: NDArray[np.float64], rng: np.random.Generator, d
     """Means_DK of resamples of the rows, a bounded piece at a time."""
     count = len(values_NK)
     piece = max(1, _PIECE // count)
-    parts = [
-        values_NK[rng.integers(count, size=(min(piece, draws - done), count), dtype=np.int32)].mean(axis=1)
-        for done in range(0, draws, piece)
-    ]
-    return np.concatenate(parts) if parts else np.empty((0, values_NK.shape[1]))
+    columns = [np.ascontiguousarray(column_N) for column_N in values_NK.T]
+    means_DK = np.empty((draws, len(columns)))
+    for done in range(0, draws, piece):
+        rows_DN = rng.integers(count, size=(min(piece, draws - done), count), dtype=np.int32)
+        for k, column_N in enumerate(columns):
+            means_DK[done : done + piece, k] = column_N[rows_DN].mean(axis=1)
+    return means_DK
 
 
 def bootstrap_pairs(values: NDArray[np.float64], statistic: str = "difference", seed: int = 0, draws: int = 2_000) -> tuple[float, float]:
@@ -123,14 +132,19 @@ def bootstrap_pairs(values: NDArray[np.float64], statistic: str = "difference", 
 
 
 def sign_flips(differences: NDArray[np.float64], seed: int = 0, draws: int = 9_999) -> float:
-    """Two-sided p of the mean of paired differences under exchange within pairs (a permutation test)."""
+    """Two-sided p of the mean of paired differences under exchange within pairs: of all flips of signs where they are few, else drawn."""
     if not differences.any():
         return 1.0
-    result = stats.permutation_test(
-        (differences,), np.mean, permutation_type="samples", vectorized=True, n_resamples=draws, batch=max(1, _PIECE // len(differences)),
-        rng=np.random.default_rng(seed),
-    )  # fmt: skip
-    return float(result.pvalue)
+    rng = np.random.default_rng(seed)
+    if 2 ** len(differences) <= draws:
+        every = stats.permutation_test((differences,), np.mean, permutation_type="samples", vectorized=True, n_resamples=draws, rng=rng)
+        return float(every.pvalue)
+
+    def flipped(size: tuple[int, int]) -> NDArray[np.float64]:
+        return np.where(rng.integers(2, size=size, dtype=np.bool_), differences, -differences)
+
+    batch = max(1, _PIECE // len(differences))
+    return float(stats.monte_carlo_test(differences, flipped, np.mean, vectorized=True, n_resamples=draws, batch=batch).pvalue)
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:

@@ -15,6 +15,7 @@ from typing import Any, TypeVar, final
 
 from omegaconf import OmegaConf
 
+from avpbench.aggregate import clocks, divergence, score
 from avpbench.build import build
 from avpbench.config import identify_plain, model_config, plain, role_models
 from avpbench.engine.identity import weights_id
@@ -24,7 +25,6 @@ from avpbench.prompts import prompt_hash
 from avpbench.records import FidelityRecord, LatencyRecord, SampleRecord
 from avpbench.store import code_id, read_json, whole_lines
 from avpbench.strategies.strategy import Parts, Strategy
-from avpbench.summary import clocks, divergence, score
 from avpbench.tasks.grading import Grade, grade
 from avpbench.tasks.task import Task
 

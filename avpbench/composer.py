@@ -1,6 +1,6 @@
 """Configs of thousands of cells: Hydra composes each distinct choice of groups once, plain values are set after it.
 
-Hydra takes a tenth of a second a config. What it gives for a cell is had from few of its configs, exactly:
+Hydra parses and merges every YAML anew for each config. What it gives for a cell is had from few of its configs, exactly:
 
 - a value that no interpolation reads is set in the composed config;
 - a choice whose YAML stands alone (no defaults, no `@package`, no interpolation) and whose place holds nothing but the
@@ -76,12 +76,13 @@ class Composer:
         self._composed: dict[tuple[str, ...], _Composed | Exception] = {}
         self._grouped: dict[tuple[str, ...], _Composed] = {}
         self._alone: dict[tuple[str, str], dict[str, Any] | None] = {}
+        self._read: dict[tuple[Path_, tuple[str, ...]], bool] = {}
 
     def values(self, choices: Sequence[Choice]) -> dict[str, Any]:
         """The config of one cell, as Hydra would compose it. Raises ConfigError, HydraException or OmegaConf's own errors."""
-        base = self._base(tuple(c for c in choices if not c.plain))
-        touched = {*(path for _, path in base.reads), *(c.path for c in choices if not c.plain and c.group is None)}
-        read = [c for c in choices if c.plain and (base.odd or any(_overlap(c.path, path) for path in touched))]
+        fixed = tuple([c for c in choices if not c.plain])
+        base = self._base(fixed)
+        read = [c for c in choices if c.plain and self._is_read(c, fixed, base)]
         if read:
             base = self._base(tuple(c for c in choices if not c.plain or c in read))
         values = base.values
@@ -95,6 +96,14 @@ class Composer:
                 return self._hydra(choices).values  # a value in place of a dictionary: Hydra says what that means
             values = _put(values, choice.path, choice.value)
         return values
+
+    def _is_read(self, choice: Choice, fixed: tuple[Choice, ...], base: _Composed) -> bool:
+        """Whether what stands at a choice's place says more of the config than itself, so that Hydra has to set it."""
+        place = (choice.path, tuple([c.word for c in fixed]))
+        if place not in self._read:
+            touched = [*(path for _, path in base.reads), *(c.path for c in fixed if c.group is None)]
+            self._read[place] = base.odd or any(_overlap(choice.path, path) for path in touched)
+        return self._read[place]
 
     def model(self, name: str) -> dict[str, Any]:
         """The model group's config of this name."""

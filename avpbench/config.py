@@ -16,9 +16,11 @@ from avpbench.prompts import roles
 _HERE = Path(__file__).resolve().parent
 CONF = _HERE / "conf" if (_HERE / "conf").is_dir() else _HERE.parent / "conf"
 # What cannot change a result; all else is hashed.
-_OUTSIDE = ("limit", "tracker", "results", "resume", "gates", "study", "isolate", "wait_s", "max_failures", "max_hours")
-_PATIENCE = ("deadline_s", "turn_s", "max_bytes")  # of a link
-_PHASES = ("quality", "latency", "fidelity")
+_OUTSIDE = frozenset({"limit", "tracker", "results", "resume", "gates", "study", "isolate", "wait_s", "max_failures", "max_hours"})
+_PARTS_OUTSIDE = {  # repeats extend, as limit does; what is at a path is what counts, and meta.json holds its identity
+    "quality": ("enabled",), "latency": ("enabled", "repeats"), "fidelity": ("enabled",),
+    "link": ("deadline_s", "turn_s", "max_bytes"), "model": ("path",), "task": ("path",),
+}  # fmt: skip
 _HOPS = ("strategy", "link", "latency", "fidelity", "donor", "think_steps", "max_agent_tokens", "receiver", "question")
 
 
@@ -97,17 +99,17 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
 
 def scientific(values: Mapping[str, Any]) -> dict[str, Any]:
     """Everything in a plain config that can change a result, in a canonical form: a chain of one agent has no hop."""
-    kept = {key: value for key, value in values.items() if key not in _OUTSIDE}
-    for phase in _PHASES:
-        kept[phase] = {key: value for key, value in kept[phase].items() if key != "enabled"}
-    kept["latency"].pop("repeats")  # like limit: more of them extend
-    kept["link"] = {key: value for key, value in kept["link"].items() if key not in _PATIENCE}
-    for group in ("model", "task"):  # what is at a path is what counts, and meta.json holds its identity
-        kept[group] = {key: value for key, value in kept[group].items() if key != "path"}
-    if values["chain"] == 1:
-        kept |= dict.fromkeys(_HOPS)
-        kept["roles"] = {"solver": kept["roles"]["solver"]}
-    return {key: _canonical(value) for key, value in kept.items()}
+    single = values["chain"] == 1
+    return {key: _part(key, value, single) for key, value in values.items() if key not in _OUTSIDE}
+
+
+def _part(key: str, value: Any, single: bool) -> Any:
+    """What one of the config's keys has of it."""
+    if single and key in _HOPS:
+        return None
+    if single and key == "roles":
+        return {"solver": value["solver"]}
+    return _canonical({name: one for name, one in value.items() if name not in _PARTS_OUTSIDE[key]} if key in _PARTS_OUTSIDE else value)
 
 
 def _canonical(value: Any) -> Any:
@@ -126,7 +128,30 @@ def identify(cfg: DictConfig) -> Identity:
 
 def identify_plain(values: Mapping[str, Any]) -> Identity:
     """The cell of a plain config."""
-    short = digest.of_json(scientific(values))[:10]
+    return _identity(values, digest.of_json(scientific(values)))
+
+
+@final
+class Identifier:
+    """The cells of many plain configs, as `identify_plain` tells them, fast where the configs share dictionaries that nobody changes."""
+
+    def __init__(self) -> None:
+        self._members: dict[tuple[Any, ...], tuple[Any, str]] = {}  # with the value, so that no other gets its id
+
+    def __call__(self, values: Mapping[str, Any]) -> Identity:
+        single, members, known = values["chain"] == 1, [], self._members
+        for key in sorted(values.keys() - _OUTSIDE):
+            value = values[key]
+            kind = type(value)
+            place = (key, single, kind, id(value) if kind in (dict, list) else value)
+            if place not in known:
+                known[place] = (value, digest.member(key, _part(key, value, single)))
+            members.append(known[place][1])
+        return _identity(values, digest.of_members(members))
+
+
+def _identity(values: Mapping[str, Any], hashed: str) -> Identity:
+    short = hashed[:10]
     single, model, receiver = values["chain"] == 1, values["model"]["name"], values["receiver"]
     strategy = "single" if single else strategy_name(values["strategy"])
     names = model if not receiver else f"{model}+{receiver}"

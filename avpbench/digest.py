@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,16 @@ def of_text(text: str) -> str:
 def of_json(value: Any) -> str:
     """The same for plain values, whatever order their keys are in."""
     return of_text(json.dumps(value, sort_keys=True))
+
+
+def member(key: str, value: Any) -> str:
+    """One key of an object and its value, for `of_members`."""
+    return f"{json.dumps(key)}: {json.dumps(value, sort_keys=True)}"
+
+
+def of_members(members: Iterable[str]) -> str:
+    """`of_json` of the object that has these members, given in the order of their keys."""
+    return of_text("{" + ", ".join(members) + "}")
 
 
 def of_source(package: Path) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any, final
+from typing import Any, NamedTuple, final
 
 from avpbench.config import role_models, strategy_name
 from avpbench.errors import RecordsError
@@ -20,7 +20,7 @@ from avpbench.store import Wanted, read_json
 Values = dict[str, Any]
 _PROMPT_TOKENS = 100  # an agent's role, its share of the template and the question, about
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-_ALIKE = ("chain", "context", "think_steps", "batch_size", "max_new_tokens", "max_agent_tokens", "question")
+_SETTINGS = ("context", "think_steps", "batch_size", "max_new_tokens", "max_agent_tokens", "question")
 _PHASES = ("ready", "quality", "latency", "fidelity")
 
 
@@ -86,11 +86,34 @@ def _shape(path: str | None, zoo: str | None, shape: str) -> _Shape | None:
 
 
 @final
+class Kind(NamedTuple):
+    """What decides how long a cell takes: cells of one kind take the same time a unit."""
+
+    models: tuple[str | None, ...]
+    strategy: str
+    chain: int
+    settings: tuple[Any, ...]
+    task: str
+
+    @classmethod
+    def of(cls, values: Values) -> Kind:
+        """Of a plain config. Raises KeyError or TypeError for one of another version."""
+        models = (values["model"]["name"], values["receiver"], *values["roles"].values())
+        settings = tuple([values[key] for key in _SETTINGS])
+        return cls(models, strategy_name(values["strategy"]), values["chain"], settings, values["task"]["_target_"])
+
+    def likeness(self, other: Kind) -> tuple[bool, int]:
+        """More for a kind that is more alike."""
+        alike = sum(mine == theirs for mine, theirs in zip(self.settings, other.settings, strict=True))
+        return self.chain == other.chain, (self.strategy == other.strategy) + alike
+
+
+@final
 @dataclass(frozen=True, slots=True)
 class Past:
-    """A run that ended: what it was, and its seconds a unit of each phase."""
+    """A run that ended: of what kind it was, and its seconds a unit of each phase."""
 
-    values: Values
+    kind: Kind
     gpu: bool
     rates: dict[str, float]
 
@@ -105,7 +128,7 @@ class Past:
                 took = [s[phase] for s in sessions if phase in s and s[phase]["count"] > 0]
                 if took:
                     rates[phase] = sum(t["seconds"] for t in took) / sum(t["count"] for t in took)
-            return cls(meta["config"], not meta["identity"]["device"].startswith("cpu-"), rates) if rates else None
+            return cls(Kind.of(meta["config"]), not meta["identity"]["device"].startswith("cpu-"), rates) if rates else None
         except (RecordsError, KeyError, TypeError, AttributeError):
             return None
 
@@ -115,16 +138,19 @@ class History:
     """Seconds that a cell will take, from the runs most like it: of the same model and kind of device, nothing less."""
 
     def __init__(self, folders: Iterable[Path]) -> None:
-        self._past = [past for folder in folders if (past := Past.read(folder)) is not None]
-        self._rates: dict[tuple[Any, ...], dict[str, float]] = {}
+        self._past: dict[tuple[Kind, bool], list[Past]] = {}
+        for folder in folders:
+            if (past := Past.read(folder)) is not None:
+                self._past.setdefault((past.kind, past.gpu), []).append(past)
+        self._rates: dict[tuple[Kind, bool], dict[str, float]] = {}
 
     def seconds(self, values: Values, left: Wanted) -> float | None:
         """None where nothing like it was ever run, or how much is left is not known."""
         if left.nothing:
             return 0.0
-        key = kind_of(values)
+        key = (Kind.of(values), on_gpu(values))
         if key not in self._rates:
-            self._rates[key] = self._rates_of(values)
+            self._rates[key] = self._rates_of(*key)
         rates, total = self._rates[key], 0.0
         for phase, units in (("ready", 1), ("quality", left.samples), ("latency", left.blocks), ("fidelity", left.scores)):
             if units is None or (units and phase not in rates):
@@ -132,29 +158,17 @@ class History:
             total += units * rates[phase] if units else 0.0
         return total
 
-    def _rates_of(self, values: Values) -> dict[str, float]:
-        gpu, found = on_gpu(values), {}
-        fit = [p for p in self._past if p.gpu == gpu and _models(p.values) == _models(values)]
+    def _rates_of(self, wanted: Kind, gpu: bool) -> dict[str, float]:
+        fit = [alike for (kind, on), alike in self._past.items() if on == gpu and kind.models == wanted.models]
+        ranked = [(alike[0].kind.likeness(wanted), past) for alike in fit for past in alike]
+        found = {}
         for phase in _PHASES:
-            ranked = [(_likeness(p.values, values), p) for p in fit if phase in p.rates]
-            best = max((likeness for likeness, _ in ranked), default=None)
+            best = max((likeness for likeness, past in ranked if phase in past.rates), default=None)
             rates = [
-                p.rates[phase] * (1 if phase == "ready" else values["chain"] / p.values["chain"]) for like, p in ranked if like == best
+                past.rates[phase] * (1 if phase == "ready" else wanted.chain / past.kind.chain)
+                for likeness, past in ranked
+                if phase in past.rates and likeness == best
             ]
             if rates:
                 found[phase] = sum(rates) / len(rates)
         return found
-
-
-def kind_of(values: Values) -> tuple[Any, ...]:
-    """What decides how long a cell takes: cells of one kind take the same time a unit."""
-    return (_models(values), strategy_name(values["strategy"]), *(values[key] for key in _ALIKE), values["task"]["_target_"])
-
-
-def _models(values: Values) -> tuple[Any, ...]:
-    return (values["model"]["name"], values["receiver"], tuple(values["roles"].values()))
-
-
-def _likeness(a: Values, b: Values) -> tuple[bool, int]:
-    same_strategy = strategy_name(a["strategy"]) == strategy_name(b["strategy"])
-    return a["chain"] == b["chain"], same_strategy + sum(a.get(key) == b.get(key) for key in _ALIKE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from avpbench import legal
 from avpbench.composer import Choice, Composer
-from avpbench.config import Identity, identify_plain
+from avpbench.config import Identifier, Identity
 from avpbench.errors import AvpBenchError, cause
 
 _OUTSIDE = ("limit", "results", "study", "resume", "gates", "tracker")  # two jobs that differ here only are two jobs of one cell
@@ -39,7 +40,7 @@ class Planned:
     @property
     def folder(self) -> Path:
         """Where its records go."""
-        return Path(self.values["results"]) / self.identity.study / self.identity.folder
+        return Path(self.values["results"], self.identity.study, self.identity.folder)
 
 
 @final
@@ -71,16 +72,11 @@ class Grid:
 def grid(overrides: Sequence[Override], composer: Composer) -> Grid:
     """The cells of a grid. Raises HydraException for a sweep that cannot be counted off."""
     swept, axes = _axes(overrides, composer.groups)
-    judge, fits = _Judge(composer, swept), _Fits(composer)
-    left_out: dict[str, None] = {}
-    count = 0
+    judge, fits = _Judge(composer, swept), _Fits(composer, axes)
     for combination in itertools.product(*axes):
-        count += 1
-        kept = fits(combination)
-        if len(kept) < len(combination):
-            left_out.update(dict.fromkeys(".".join(c.path) for c in combination if c not in kept))
-        judge(kept)
-    return Grid(_by_engine(judge.cells.values()), tuple(judge.impossible.values()), count, tuple(left_out))
+        judge(fits(combination))
+    count = math.prod(len(axis) for axis in axes)
+    return Grid(_by_engine(judge.cells.values()), tuple(judge.impossible.values()), count, tuple(fits.left_out))
 
 
 @final
@@ -88,7 +84,7 @@ class _Judge:
     """Sorts combinations into cells, each once, and what cannot run."""
 
     def __init__(self, composer: Composer, swept: set[tuple[str, ...]]) -> None:
-        self._composer, self._swept = composer, swept
+        self._composer, self._swept, self._identify = composer, swept, Identifier()
         self.cells: dict[Any, Planned] = {}
         self.impossible: dict[tuple[str, ...], Impossible] = {}
         self._seen: set[tuple[str, ...]] = set()
@@ -102,7 +98,7 @@ class _Judge:
         try:
             values = self._composer.values(kept)
             legal.check(values, self._composer.model)
-            identity = identify_plain(values)
+            identity = self._identify(values)
         except _REFUSALS as error:
             self.impossible[words] = Impossible(given, words, _reason(error))
         else:
@@ -141,24 +137,24 @@ def _choice(override: Override, key: str, known: Container[str], element: Any) -
 class _Fits:
     """Leaves out of a combination the parts that its strategy does not have: `strategy.budget_bits` where it is raw."""
 
-    def __init__(self, composer: Composer) -> None:
+    def __init__(self, composer: Composer, axes: Sequence[Sequence[Choice]]) -> None:
         self._composer = composer
+        self._deciding = [k for k, axis in enumerate(axes) if any(_is_part(c) or not c.plain for c in axis)]
         self._known: dict[tuple[str, ...], frozenset[str]] = {}
+        self.left_out: dict[str, None] = {}  # the keys, in the order in which they were
 
     def __call__(self, combination: Cell) -> Cell:
-        parts = tuple(c for c in combination if c.of_strategy and len(c.path) > 1 and c.change)
-        if not parts:
-            return combination
-        rest = tuple(c for c in combination if c not in parts and not c.plain)
-        key = tuple(c.word for c in (*rest, *parts))
-        if key not in self._known:
-            self._known[key] = self._missing(rest, parts)
-        missing = self._known[key]
-        return tuple(c for c in combination if c.word not in missing) if missing else combination
+        key = tuple([combination[k].word for k in self._deciding])
+        missing = self._known.get(key)
+        if missing is None:
+            missing = self._known[key] = self._missing(combination)
+            self.left_out.update({".".join(c.path): None for c in combination if c.word in missing})
+        return tuple([c for c in combination if c.word not in missing]) if missing else combination
 
-    def _missing(self, rest: Cell, parts: Cell) -> frozenset[str]:
+    def _missing(self, combination: Cell) -> frozenset[str]:
         """The words of parts that have no place; none where the rest cannot be composed: that is its own refusal."""
-        kept, missing = list(rest), []
+        parts = [c for c in combination if _is_part(c)]
+        kept, missing = [c for c in combination if c not in parts and not c.plain], []
         for part in sorted(parts, key=lambda c: len(c.path)):
             try:
                 has = self._composer.has(kept, part.path)
@@ -169,6 +165,10 @@ class _Fits:
             else:
                 missing.append(part.word)
         return frozenset(missing)
+
+
+def _is_part(choice: Choice) -> bool:
+    return choice.of_strategy and len(choice.path) > 1 and choice.change
 
 
 def _sameness(values: dict[str, Any], identity: Identity) -> tuple[Any, ...]:

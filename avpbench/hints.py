@@ -14,6 +14,7 @@ from avpbench.checks import near
 from avpbench.config import CONF, groups
 from avpbench.errors import ConfigError
 
+_LOADER = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader  # every YAML is read before anything else happens
 _FOLDER = ("--config-dir", "-cd")
 
 
@@ -82,7 +83,7 @@ def _all_keys(conf: Path) -> Iterator[str]:
         text = path.read_text(encoding="utf-8")
         is_global = path.parent == conf or text.startswith("# @package _global_")
         package = "" if is_global else ".".join(path.parent.relative_to(conf).parts) + "."
-        body = yaml.safe_load(text) or {}
+        body = yaml.load(text, _LOADER) or {}
         yield from _dotted(body, package)
         for entry in body.get("defaults", ()):  # another group's choice as a part: /strategy@projected: projected
             place = next(iter(entry)) if isinstance(entry, dict) else ""
@@ -95,7 +96,7 @@ def _group_keys(folder: Path) -> Iterator[str]:
     """Every key that some choice of this group defines, seen from within the group."""
     for path in folder.rglob("*.yaml"):
         inner = "".join(f"{part}." for part in path.parent.relative_to(folder).parts)
-        yield from _dotted(yaml.safe_load(path.read_text(encoding="utf-8")) or {}, inner)
+        yield from _dotted(yaml.load(path.read_text(encoding="utf-8"), _LOADER) or {}, inner)
 
 
 def _dotted(value: Any, prefix: str) -> Iterator[str]:

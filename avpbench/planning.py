@@ -69,8 +69,8 @@ class Outlook:
 
 def outlook(found: Grid, composer: Composer) -> Outlook:
     """The plan of a grid. Reads the store, changes nothing."""
-    roots = dict.fromkeys(Path(cell.values["results"]) for cell in found.cells)
-    history = History(folder for root in roots for folder in run_folders(root))
+    roots = dict.fromkeys(cell.values["results"] for cell in found.cells)
+    history = History(folder for root in roots for folder in run_folders(Path(root)))
     memory: dict[str, int | None] = {}
     rows = [_row(cell, history, composer, memory) for cell in found.cells]
     rows += [Row(one.given, "impossible", one.why, None, None, None, None, None, None) for one in found.impossible]

@@ -14,6 +14,7 @@ from typing import Any, final
 from omegaconf import DictConfig, OmegaConf
 
 from avpbench import breakeven, meta
+from avpbench.aggregate import clocks, divergence, score
 from avpbench.build import build
 from avpbench.cell import Cell
 from avpbench.config import Identity, identify
@@ -33,7 +34,7 @@ from avpbench.spent import Spent
 from avpbench.stop import Preempted, stop_requested
 from avpbench.strategies.raw import Raw
 from avpbench.strategies.strategy import Parts, Strategy
-from avpbench.summary import REFERENCE, Peaks, Subject, Summary, clocks, divergence, score
+from avpbench.summary import REFERENCE, Peaks, Subject, Summary
 from avpbench.trackers.tracker import Tracker
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
-from avpbench.errors import RecordsError
+from avpbench.errors import RecordsError, cause
 from avpbench.store import Records, Wanted, read_json, run_folders
 
 _SILENT_S = 60  # a holder on another machine that has not touched its lock for so long may be gone
@@ -65,8 +65,9 @@ class Study:
             meta = read_json(folder / "meta.json")
             wanted = _wanted(meta, note)
             failure = read_json(folder / "failure.json")
-        except RecordsError as error:
-            return CellStatus(folder.name, given, "unreadable", len(have.ids), None, None, have.num_errors, 0, 0, str(error))
+        except (RecordsError, KeyError, TypeError, AttributeError) as error:
+            why = str(error) if isinstance(error, RecordsError) else f"meta.json is not one of this version ({cause(error)})"
+            return CellStatus(folder.name, given, "unreadable", len(have.ids), None, None, have.num_errors, 0, 0, why)
         holder = holder_of(folder)
         state, told = self._state(folder, have, wanted, holder, failure)
         if have.num_broken:

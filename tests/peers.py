@@ -138,13 +138,11 @@ def bare(talk: Callable[[socket.socket], None]) -> Iterator[str]:
     ending = threading.Event()
 
     def serve() -> None:
-        try:
+        with suppress(OSError):  # the other side hung up, as it should, or nobody came before the end
             connection, _ = server.accept()
             with connection:
                 talk(connection)
                 ending.wait(10)
-        except OSError:
-            pass
 
     thread = threading.Thread(target=serve, daemon=True)
     thread.start()

@@ -13,12 +13,13 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from avpbench.aggregate import clocks, divergence, score
 from avpbench.breakeven import BreakEven
 from avpbench.config import compose, identify
 from avpbench.limits import Rates, Work
 from avpbench.meta import Meta
 from avpbench.records import CLOCKS, FidelityRecord, HopRecord, LatencyRecord, SampleRecord, TurnRecord
-from avpbench.summary import Peaks, Subject, Summary, clocks, divergence, score
+from avpbench.summary import Peaks, Subject, Summary
 
 WORK = Work(2_000_000, 80_000, 2048, 2_000_000, 4096)
 RATES = Rates(1e10, None, 1e11)

@@ -108,14 +108,10 @@ def test_a_stream_that_goes_on_is_refused() -> None:
 
 
 def test_mutated_streams_are_refused() -> None:
-    good, rng, accepted = bytes(wire.encode(sample())), random.Random(1), 0
+    good, rng = bytes(wire.encode(sample())), random.Random(1)
     for _ in range(5_000):
         bad = mutated(good, rng)
         if bad == good:
             continue
-        try:
+        with pytest.raises(WireError):
             fed(bad, rng.choice([1, 7, 64, 1000]) if len(bad) < 400 else 200, 2**20).parcel()
-            accepted += 1
-        except WireError:
-            pass
-    assert accepted == 0

@@ -13,7 +13,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
 from avpbench.composer import Choice, Composer
-from avpbench.config import compose, composing, identify, plain
+from avpbench.config import compose, composing, identify, identify_plain, plain
 from avpbench.grid import Grid, _axes, grid
 from avpbench.sweep import impossible_lines
 
@@ -119,6 +119,12 @@ def test_thousands_of_cells_take_few_compositions() -> None:
     assert len(composer._composed) <= 4
     for cell in random.Random(0).sample(found.cells, 5):
         assert cell.identity == identify(compose(list(cell.words)))
+
+
+def test_a_cell_of_a_grid_is_named_as_the_same_cell_alone() -> None:
+    found = cells("chain=1,2", "strategy=raw,adaptive", "seed=0,1", "model.path=null,/nowhere", "latency=on,off", "roles.planner=null,tiny")
+    assert {c.identity == identify_plain(c.values) for c in found.cells} == {True}
+    assert len({c.identity.hash for c in found.cells}) == 2 + 2 * 2 * 2
 
 
 def test_parts_that_a_strategy_has_not_are_left_out_and_equals_run_once() -> None:

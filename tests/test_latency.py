@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import cell, no_stop
 
+from avpbench.aggregate import aa_interval, clocks, divergence, speedup, wilson
 from avpbench.build import build
 from avpbench.config import strategy_config
 from avpbench.engine.engine import Engine
@@ -19,7 +20,6 @@ from avpbench.phases.latency import Timing
 from avpbench.records import CLOCKS, EXPORT, FidelityRecord, Journal, LatencyRecord
 from avpbench.strategies.raw import Raw
 from avpbench.strategies.reprefill import Reprefill
-from avpbench.summary import aa_interval, clocks, divergence, speedup, wilson
 
 OWN = Timing(repeats=1, warmup=0, new_tokens=None, prefix_tokens=None, aa=False)
 

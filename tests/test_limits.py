@@ -7,12 +7,12 @@ from dataclasses import replace
 import pytest
 import torch
 
+from avpbench.aggregate import eta
 from avpbench.engine.engine import Engine
 from avpbench.engine.work import work_of
 from avpbench.limits import Rates, Work, pass_flop, ttft_limit_s
 from avpbench.meter import measured_rates
 from avpbench.records import LatencyRecord
-from avpbench.summary import eta
 
 H100 = Rates(3.35e12, 55e9, 800e12)
 LAYERS = 32 * (2 * 4096 * 4096 + 2 * 4096 * 1024 + 3 * 4096 * 14336)  # Llama-3.1-8B

@@ -14,6 +14,7 @@ from test_cli import PARAMETERS
 
 from avpbench.__main__ import main
 from avpbench.config import compose, identify_plain, model_config, plain
+from avpbench.errors import ConfigError
 from avpbench.estimate import History, Past, _shape, memory_bytes
 from avpbench.legal import check
 from avpbench.source import class_source
@@ -269,4 +270,20 @@ def test_what_is_read_of_a_class_is_what_the_class_has() -> None:
 
 def test_another_packages_strategy_is_not_judged() -> None:
     values = values_of("think_steps=3")
-    check(values | {"strategy": {"_target_": "somebody.else.Strategy"}}, lambda name: {})
+    with pytest.raises(ConfigError, match="think"):
+        check(values | {"strategy": {"_target_": "avpbench.strategies.text.Text"}}, lambda name: {})
+    assert check(values | {"strategy": {"_target_": "somebody.else.Strategy"}}, lambda name: {}) is None  # type: ignore[func-returns-value]
+
+
+def test_a_meta_of_another_version_is_named_and_not_estimated_from(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "adhoc" / "old"
+    folder.mkdir(parents=True)
+    spent = {"ready": {"seconds": 1.0, "count": 1}}
+    meta = {"cell": "x", "identity": {"code": "a", "device": "cpu-x"}, "spent": spent, "earlier": [], "config": {"chain": 1}}
+    (folder / "meta.json").write_text(json.dumps(meta))
+    assert Past.read(folder) is None
+    assert main(["plan", "-m", f"results={tmp_path}"]) == 0
+    assert main(["status", "adhoc", f"results={tmp_path}", "--once"]) == 0
+    said = capsys.readouterr().out
+    assert "unreadable" in said
+    assert "meta.json is not one of this version" in said

@@ -14,6 +14,7 @@ import pytest
 from conftest import no_stop
 from peers import within
 
+from avpbench.aggregate import clocks
 from avpbench.build import build
 from avpbench.cell import Cell
 from avpbench.chain import ChainResult, run_chain
@@ -31,7 +32,6 @@ from avpbench.remote.messages import answered, failure, note
 from avpbench.setup import cell_of
 from avpbench.strategies.raw import Raw
 from avpbench.strategies.strategy import Strategy
-from avpbench.summary import clocks
 
 WORDS = ("chain=3", "limit=6", "batch_size=3", "max_agent_tokens=9", "max_new_tokens=12", "device=cpu", "dtype=float32", "threads=1")
 pytestmark = pytest.mark.slow

@@ -107,6 +107,8 @@ def test_what_was_ignored_stays_ignored() -> None:
     with stop_requested() as check:
         signal.raise_signal(signal.SIGTERM)
         check()
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
 
 
 def test_signals_are_passed_on_while_a_child_works() -> None:

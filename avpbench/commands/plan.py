@@ -15,7 +15,7 @@ from hydra.core.override_parser.types import Override
 from avpbench.composer import Composer
 from avpbench.config import compose, composing
 from avpbench.errors import ConfigError
-from avpbench.estimate import kind_of
+from avpbench.estimate import Kind
 from avpbench.grid import Grid, grid
 from avpbench.hints import check, own_folders, without_folders
 from avpbench.planning import Outlook, Row, outlook
@@ -68,7 +68,7 @@ def _probe(found: Grid, plan: Outlook, always: Sequence[str]) -> None:
     from avpbench import run
 
     unknown = {row.folder for row in plan.rows if row.seconds is None and row.state in ("partial", "to do")}
-    kinds = {kind_of(cell.values): cell for cell in reversed(found.cells) if str(cell.folder) in unknown}
+    kinds = {Kind.of(cell.values): cell for cell in reversed(found.cells) if str(cell.folder) in unknown}
     for cell in kinds.values():
         say(f"probe: {cell.given or cell.identity.folder}")
         size = cell.values["batch_size"]

@@ -74,4 +74,3 @@ def _texts(seed: int, level: str) -> Iterator[str]:
         for talk in example(story(seed, "train", index, level), rng, Mix()).conversations
         for asked, said, _ in talk
     )
-
