@@ -119,10 +119,12 @@ def test_one_token_is_planned(controller: Controller, state: AgentState) -> None
 
 @pytest.mark.parametrize(("value", "codec"), [(0.0, "affine"), (1.0, "hadamard"), (1e-30, "lloydmax"), (1e30, "affine")])
 def test_caches_without_shape_are_planned(controller: Controller, state: AgentState, value: float, codec: str) -> None:
-    """Constant, zero, tiny and huge caches: a level for every token, the budget held."""
+    """Constant, zero, tiny and huge caches: finite scores, a level for every token, the budget held."""
     half = tuple(torch.full_like(k, value) for k in state.cache.keys_HTD)
     request = asked(replace(state, cache=replace(state.cache, keys_HTD=half, values_HTD=half)), codec)
     budget = request.table.num_bytes(4, 1) * len(request.fresh_N) // 2
+    score = controller.score(request)
+    assert score is None or torch.isfinite(score).all()
     levels = plan(controller, request, budget)
     assert levels.shape == request.fresh_N.shape
     assert sum(request.table.num_bytes(level, 1) for level in levels.tolist()) <= budget

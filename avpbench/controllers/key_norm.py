@@ -15,6 +15,9 @@ class KeyNorm(Controller):
     """The inverse of a key's norm, relative to its layer and head, a mean over both."""
 
     def score(self, request: Request) -> Tensor:
-        keys = [layer[:, request.fresh_N].float() for layer in request.cache.keys_HTD]
-        norms = [torch.linalg.vector_norm(layer, dim=-1) for layer in keys]
-        return torch.stack([(n.mean(1, keepdim=True).clamp(min=1e-30) / n.clamp(min=1e-30)).clamp(max=1e6).mean(0) for n in norms]).mean(0)
+        norms = [torch.linalg.vector_norm(layer[:, request.fresh_N], dim=-1, dtype=torch.float64) for layer in request.cache.keys_HTD]
+        return (
+            torch.stack([(n.mean(1, keepdim=True).clamp(min=1e-30) / n.clamp(min=1e-30)).clamp(max=1e6).mean(0) for n in norms])
+            .mean(0)
+            .float()
+        )
