@@ -16,6 +16,7 @@ from typing import Any, TypeVar, final
 from omegaconf import OmegaConf
 
 from avpbench.aggregate import clocks, divergence, score
+from avpbench.breakeven import measure
 from avpbench.build import build
 from avpbench.config import identify_plain, model_config, plain, role_models
 from avpbench.engine.identity import weights_id
@@ -25,6 +26,7 @@ from avpbench.prompts import prompt_hash
 from avpbench.records import FidelityRecord, LatencyRecord, SampleRecord
 from avpbench.store import code_id, read_json, whole_lines
 from avpbench.strategies.strategy import Parts, Strategy
+from avpbench.summary import REFERENCE
 from avpbench.tasks.grading import Grade, grade
 from avpbench.tasks.task import Task
 
@@ -189,6 +191,8 @@ def _aggregates(
     }  # fmt: skip
     again |= {key: config[key] for key in ("chain", "question", "donor", "think_steps", "seed")}
     again |= asdict(parts) | asdict(score(samples)) | asdict(divergence(fidelity)) | asdict(clocks(latency, strategy.label, exact))
+    regime = measure(latency, strategy.label, REFERENCE, build(OmegaConf.create(config["link"])).bandwidth_bps, None)
+    again |= {key: value for key, value in asdict(regime).items() if key != "reprefill_flops"}
     for key, value in again.items():
         if key not in summary:
             found.wrong(f"summary.json has no {key}")

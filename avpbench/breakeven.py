@@ -75,8 +75,11 @@ def solve(ours: Side, theirs: Side) -> tuple[Verdict, float | None]:
     return ("above" if ahead else "below"), 1 / x
 
 
-def measure(latency: Sequence[LatencyRecord], strategy: str, reference: str, bandwidth_bps: float | None, work: Work) -> BreakEven:
-    """The break-even of a strategy's label against the reference's, over blocks that hold both; empty without such blocks."""
+def measure(latency: Sequence[LatencyRecord], strategy: str, reference: str, bandwidth_bps: float | None, work: Work | None) -> BreakEven:
+    """The break-even of a strategy's label against the reference's, over blocks that hold both; empty without such blocks.
+
+    Without `work` (the model's shape) there is no F.
+    """
     blocks = whole_blocks(latency, {(strategy, False), (reference, False)})
     if not blocks or strategy == reference:
         return BreakEven()
@@ -94,7 +97,8 @@ def measure(latency: Sequence[LatencyRecord], strategy: str, reference: str, ban
     found.sort()
     low, high = found[round(0.025 * (_RESAMPLES - 1))], found[round(0.975 * (_RESAMPLES - 1))]
     device = [r for r in rows if (r.strategy, r.clock) == (reference, "device")]
-    achieved = sum(pass_flop(work, 0, r.prefix_tokens + r.new_tokens) for r in device) / sum(r.seconds for r in device)
+    flop = sum(pass_flop(work, 0, r.prefix_tokens + r.new_tokens) for r in device) if work else None
+    achieved = flop / sum(r.seconds for r in device) if flop is not None else None
     bounds = [bound if math.isfinite(bound) else None for bound in (low, high)]
     return BreakEven(verdict, rate, bounds[0], bounds[1], achieved)
 

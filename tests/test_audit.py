@@ -69,6 +69,7 @@ SPOILT: dict[str, tuple[Callable[[Path], object], str]] = {
     "seconds": (lambda f: edit(f / "latency.jsonl", lambda r: r.update(seconds=r["seconds"] * 2), 0), "summary.json: "),
     "kl": (lambda f: edit(f / "fidelity.jsonl", lambda r: r.update(kl=r["kl"] + 1e-6), 0), "summary.json: kl"),
     "summary": (lambda f: edit(f / "summary.json", lambda r: r.update(accuracy=0.5)), "summary.json: accuracy is 0.5, recomputed"),
+    "break-even": (lambda f: edit(f / "summary.json", lambda r: r.update(break_even_bps=1.0)), "summary.json: break_even_bps is 1.0, recomputed"),
     "summary's budget": (lambda f: edit(f / "summary.json", lambda r: r.update(budget_bits=2.0)), "summary.json: budget_bits is 2.0, recomputed 4.0"),
     "missing": (lambda f: edit(f / "summary.json", lambda r: r.pop("kl")), "summary.json has no kl"),
     "twice": (lambda f: (f / "samples.jsonl").write_bytes((f / "samples.jsonl").read_bytes() * 2), "samples.jsonl holds twice: wordmath"),
