@@ -116,7 +116,7 @@ def test_thousands_of_cells_take_few_compositions() -> None:
         composer,
     )
     assert len(found.cells) == 2 * 20 * 2 * (3 + 6)
-    assert len(composer._composed) <= 4
+    assert len(composer._composed) <= 5  # the defaults, and each choice that has keys of its own
     for cell in random.Random(0).sample(found.cells, 5):
         assert cell.identity == identify(compose(list(cell.words)))
 

@@ -60,7 +60,7 @@ def test_every_launcher_leaves_the_same_cells_and_lists_what_failed(tmp_path: Pa
         "seed=0",
         "seed=1",
     ]
-    assert len(re.findall(r"^\d +raw +5 ", done.stdout[done.stdout.index("comparison") :], re.MULTILINE)) == 2
+    assert len(re.findall(r"^\d +quantized +5 ", done.stdout[done.stdout.index("comparison") :], re.MULTILINE)) == 2
     (sweep,) = (results / ".multirun").iterdir()
     assert sorted(entry.state for entry in Ledger(sweep).entries()) == ["done", "done", "failed", "failed"]
     go(tmp_path / "calm", "limit=5", "seed=1", "gates=off")

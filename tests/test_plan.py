@@ -235,9 +235,7 @@ def test_time_is_taken_from_the_runs_most_like_it(tmp_path: Path, monkeypatch: p
     left = Wanted(10, 0, 0)
     assert history.seconds(values_of("chain=2"), left) == 1 + 10 * 2.0  # its own kind: sessions pooled, (1 + 3) / 2
     assert history.seconds(values_of("chain=4", "strategy=text"), left) == 1 + 10 * 10.0
-    assert (
-        history.seconds(values_of("chain=8", "strategy=raw"), left) == 1 + 10 * 2.0 * 8 / 2
-    )  # of its strategy, by the length of the chain
+    assert history.seconds(values_of("chain=8"), left) == 1 + 10 * 2.0 * 8 / 2  # of its strategy, by the length of the chain
     assert history.seconds(values_of("chain=2"), Wanted(10, 3, 0)) is None  # latency was never timed
     assert history.seconds(values_of("chain=2"), Wanted(None, 0, 0)) is None
     assert history.seconds(values_of("model=qwen0.5b"), left) is None

@@ -33,14 +33,24 @@ from avpbench.setup import cell_of
 from avpbench.strategies.raw import Raw
 from avpbench.strategies.strategy import Strategy
 
-WORDS = ("chain=3", "limit=6", "batch_size=3", "max_agent_tokens=9", "max_new_tokens=12", "device=cpu", "dtype=float32", "threads=1")
+WORDS = (
+    "strategy=raw",
+    "chain=3",
+    "limit=6",
+    "batch_size=3",
+    "max_agent_tokens=9",
+    "max_new_tokens=12",
+    "device=cpu",
+    "dtype=float32",
+    "threads=1",
+)
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
 def remote() -> Iterator[Cell]:
     """One crew of two processes for all tests here: it must survive them."""
-    cell = cell_of(compose([*WORDS, "latency.against=[reprefill,text,uniform]", "link=remote", "strategy=raw"]))
+    cell = cell_of(compose([*WORDS, "latency.against=[reprefill,text,uniform]", "link=remote"]))
     assert cell.crew is not None
     yield cell
     cell.crew.close()

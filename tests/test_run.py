@@ -47,8 +47,8 @@ def content(path: Path) -> list[dict[str, Any]]:
 
 
 def test_a_run_leaves_what_the_design_names(tmp_path: Path) -> None:
-    summary = go(tmp_path, "limit=6", "latency=on", "latency.repeats=2", "fidelity=on")
-    path = folder(tmp_path, "latency.repeats=2")
+    summary = go(tmp_path, "strategy=raw", "limit=6", "latency=on", "latency.repeats=2", "fidelity=on")
+    path = folder(tmp_path, "strategy=raw", "latency.repeats=2")
     assert {p.name for p in path.iterdir()} == {
         "config.yaml", "meta.json", "samples.jsonl", "latency.jsonl", "fidelity.jsonl", "summary.json",
     }  # fmt: skip

@@ -81,7 +81,7 @@ def test_an_array_runs_a_cell_a_task_each_on_a_gpu_of_its_own(cluster: dict[str,
     said = ended(cluster, job)
     assert job.returncode == 0, said
     comparison = said[said.index("comparison") :]
-    assert len(re.findall(r"^\d +raw +4 ", comparison, re.MULTILINE)) == 4
+    assert len(re.findall(r"^\d +quantized +4 ", comparison, re.MULTILINE)) == 4
     assert "failed" not in said
     assert sorted(re.findall(r"job \d+_(\d): seed=(\d); log: /", said)) == [(str(k), str(k)) for k in range(4)]
     gpus = [re.search(r"CUDA_VISIBLE_DEVICES (\S+)", logs(tmp_path, k))[1] for k in range(4)]  # type: ignore[index]

@@ -166,7 +166,7 @@ def test_what_shows_only_when_a_cell_is_built_is_skipped_as_well_and_a_missing_m
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     few = [word for word in FAST if not word.startswith("max_new")]
-    words = ["-m", "chain=2", *few, "max_new_tokens=4,4095", f"results={tmp_path}"]
+    words = ["-m", "chain=2", *few, "max_new_tokens=4,8191", f"results={tmp_path}"]
     assert main(words) == 0
     assert "skipped, impossible: " in (told := capsys.readouterr().out)
     assert "a chain of 2 may take" in told

@@ -40,7 +40,7 @@ def _no_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("_no_key")
 def test_an_offline_run_holds_config_history_summary_and_samples(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ("tracker=wandb", "limit=5", "chain=3")
+    words = ("tracker=wandb", "limit=5", "chain=3", "strategy=raw")
     summary = go(tmp_path, *words)
     assert "wandb sync" in capsys.readouterr().out
     path = folder(tmp_path, *words)
