@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from copy import deepcopy
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, final
 
@@ -67,7 +69,7 @@ def compose(overrides: Sequence[str], with_hydra: bool = False) -> DictConfig:
 def model_config(name: str, beside: DictConfig | None = None) -> DictConfig:
     """The model group's config of this name; for a second model in one chain, of the variant of the one `beside` it, where both
     have variants."""
-    model: DictConfig = compose([f"model={name}"]).model
+    model: DictConfig = _with(f"model={name}").model
     if beside is not None and "variant" in beside and "variant" in model:
         model.variant = beside.variant
     return model
@@ -75,8 +77,21 @@ def model_config(name: str, beside: DictConfig | None = None) -> DictConfig:
 
 def strategy_config(name: str) -> DictConfig:
     """The strategy group's config of this name, as the YAML has it."""
-    strategy: DictConfig = compose([f"strategy={name}"]).strategy
+    strategy: DictConfig = _with(f"strategy={name}").strategy
     return strategy
+
+
+def _with(choice: str) -> DictConfig:
+    """The defaults with this choice, one's own to change. Composed once a search path: Hydra takes longer than all else in a short cell."""
+    from hydra.core.global_hydra import GlobalHydra
+
+    hydra = GlobalHydra.instance()
+    return deepcopy(_composed(choice, str(hydra.config_loader().get_search_path()) if hydra.is_initialized() else str(CONF)))
+
+
+@lru_cache(maxsize=64)
+def _composed(choice: str, search_path: str) -> DictConfig:
+    return compose([choice])
 
 
 def role_models(values: Mapping[str, Any]) -> list[str | None]:
