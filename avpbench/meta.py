@@ -100,7 +100,7 @@ def describe(identity: Identity, cell: Cell, config: dict[str, Any]) -> Meta:
         driver=_driver(),
         threads=torch.get_num_threads(),
         host=platform.node(),
-        command=sys.argv,
+        command=_command(),
         began=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         config=config,
         roofline=_roofline(cell.agents[-1].engine) if config["latency"]["enabled"] else None,
@@ -174,6 +174,13 @@ def _driver() -> str | None:
         return str(pynvml.nvmlSystemGetDriverVersion())
     except pynvml.NVMLError:
         return None
+
+
+def _command() -> list[str]:
+    """The words that were given, whatever folder the program lies in and the sweep was sent to."""
+    program = Path(sys.argv[0])
+    words = [word for word in sys.argv[1:] if not word.startswith("hydra.sweep.dir=")]
+    return ["/".join(program.parts[-2:]), *words]
 
 
 def _git() -> dict[str, str | None]:
