@@ -13,6 +13,7 @@ import pytest
 from conftest import has
 from test_run import FAST, content, folder, go
 
+from avpbench import meta
 from avpbench.errors import ConfigError
 from avpbench.launch import check_launcher, sweep_folder
 from avpbench.ledger import Ledger
@@ -176,3 +177,8 @@ def test_each_multirun_has_a_folder_of_its_own_in_its_results() -> None:
     assert sweep_folder(["results=/a/b", "-m", "chain=2"]).parent == Path("/a/b/.multirun")
     assert sweep_folder(["-m"]).parent == Path("results/runs/.multirun").absolute()
     assert sweep_folder(["hydra.sweep.dir=/c"]) == Path("/c")
+
+
+def test_a_command_is_recorded_without_the_folders_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["/home/me/x/avpbench/__main__.py", "-m", "chain=2,4", "hydra.sweep.dir='/home/me/runs/1'"])
+    assert meta._command() == ["avpbench/__main__.py", "-m", "chain=2,4"]

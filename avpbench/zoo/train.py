@@ -21,7 +21,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import distributed
 from torch.multiprocessing.spawn import spawn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
 from transformers.utils import logging
 
 from avpbench.engine.identity import weights_id
@@ -31,11 +31,9 @@ from avpbench.progress import progress, say
 from avpbench.prompts import ChatTemplate
 from avpbench.records import write_json
 from avpbench.zoo.corpus import IGNORE, Corpus, Feed
-from avpbench.zoo.grow import doubled, headed, plant
-from avpbench.zoo.tokenizers import TOKENIZERS
+from avpbench.zoo.member import HERE, begun, draw, save, tokenizer_of
 from avpbench.zoo.transcripts import Mix
 
-HERE = Path(__file__).parent
 LOG, CHECKPOINT, CURVE = "training.json", "checkpoint.pt", "loss.svg"
 _CYCLE_STORIES = 10_000_000  # a cycle's stories begin here, so that none comes twice
 _EVERY = 50  # steps between entries of the log
@@ -77,7 +75,7 @@ def train(recipe: DictConfig, out: Path, seed: int, device: str) -> None:
     about = {"recipe": OmegaConf.to_container(recipe), "seed": seed}
     path = out / LOG
     if not path.exists():
-        _tokenizer(recipe, seed).save_pretrained(out)
+        tokenizer_of(recipe, seed).save_pretrained(out)
         write_json(path, about | {"steps": [], "weights": None})
     before = json.loads(path.read_text())
     if {key: before.get(key) for key in about} != about:
@@ -103,7 +101,7 @@ def _work(rank: int, world: int, meeting: str, recipe: DictConfig, out: Path, se
             raise ConfigError(f"{out} was begun with processes={len(state.feeds)}, got {world}; go on with as many")
     tokenizer = AutoTokenizer.from_pretrained(out)
     torch.manual_seed(seed)
-    model = _new_model(recipe, seed, len(tokenizer), tokenizer.eos_token_id)
+    model = begun(recipe, seed, len(tokenizer), tokenizer.eos_token_id)
     if state.model:
         model.load_state_dict(state.model)
     model.to(device)
@@ -118,37 +116,11 @@ def _work(rank: int, world: int, meeting: str, recipe: DictConfig, out: Path, se
         _Cycle(model, feed, recipe, cycle, state, out, device).go()
         state.cycle, state.step, state.feeds, state.optimizer = number + 1, 0, [(0, 0)] * world, {}
     if rank == 0:
-        if "plant" in recipe:
-            plant(model, recipe.plant)
-        _save(model, out)
+        save(model, recipe, out)
         write_json(out / LOG, json.loads((out / LOG).read_text()) | {"steps": state.log, "weights": weights_id(out)})
-        _draw(state.log, out / CURVE)
+        draw(state.log, out / CURVE)
         (out / CHECKPOINT).unlink(missing_ok=True)
     distributed.destroy_process_group()
-
-
-def _parent(recipe: DictConfig, seed: int) -> Path:
-    """The trained member that this one grows from."""
-    folder = HERE / f"{recipe.parent}-{seed}"
-    if not (folder / "model.safetensors").is_file():
-        raise ConfigError(f"no {folder / 'model.safetensors'} to grow from; train model={recipe.parent} seed={seed} first")
-    return folder
-
-
-def _tokenizer(recipe: DictConfig, seed: int) -> Any:
-    if "parent" in recipe:
-        return AutoTokenizer.from_pretrained(_parent(recipe, seed))
-    return TOKENIZERS[recipe.config.model_type](recipe.vocab_size, recipe.tokenizer_seed, recipe.level)
-
-
-def _new_model(recipe: DictConfig, seed: int, vocab: int, stop: int) -> Any:
-    if "parent" in recipe:
-        parent = AutoModelForCausalLM.from_pretrained(_parent(recipe, seed))
-        return headed(parent, recipe.head_dim) if "head_dim" in recipe else doubled(parent, recipe.num_layers)
-    shape: Any = OmegaConf.to_container(recipe.config)
-    kind = shape.pop("model_type")
-    config = AutoConfig.for_model(kind, vocab_size=vocab, eos_token_id=stop, pad_token_id=0, bos_token_id=None, **shape)
-    return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
 
 
 @final
@@ -233,26 +205,6 @@ def _share(model: Any, loss: float, num_learned: int, num_tokens: int) -> tuple[
     for grad, part in zip(grads, torch.split(flat[:-3], [g.numel() for g in grads]), strict=True):
         grad.copy_(part.view_as(grad))
     return loss / num_learned, int(num_tokens)
-
-
-def _save(model: Any, out: Path) -> None:
-    half = AutoModelForCausalLM.from_config(model.config, dtype=torch.bfloat16)
-    half.load_state_dict(model.state_dict())
-    half.save_pretrained(out)
-
-
-def _draw(log: list[dict[str, float]], path: Path) -> None:
-    """The loss against tokens, on logarithmic axes."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(6, 3.5), layout="constrained")
-    axes.loglog([row["tokens"] for row in log], [row["loss"] for row in log], color="black", linewidth=1)
-    axes.set(xlabel="tokens, padding included", ylabel="loss (nats a learned token)")
-    figure.savefig(path, metadata={"Date": None})
-    pyplot.close(figure)
 
 
 def main(words: list[str]) -> None:
