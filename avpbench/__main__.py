@@ -29,11 +29,9 @@ def _run(words: list[str]) -> int:
 
 
 def _one(words: list[str]) -> int:
-    import hydra
-
-    from avpbench.config import CONF
     from avpbench.failures import Failure
     from avpbench.job import attempt
+    from avpbench.launch import through_hydra
 
     failed: list[Failure] = []
 
@@ -42,22 +40,10 @@ def _one(words: list[str]) -> int:
         if isinstance(came := attempt(cfg, explain=True), Failure):
             failed.append(came)
 
-    sys.argv = [sys.argv[0], *words]
-    hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(cell)()
+    through_hydra(cell, words)
     for failure in failed:
         print(f"\navpbench: {failure.message}", file=sys.stderr)
     return len(failed)
-
-
-def _show(words: list[str]) -> int:
-    from avpbench.hints import check
-
-    check(words)
-    print("avpbench: rendering", flush=True)  # before the tokenizer's library is imported
-    from avpbench.show import show
-
-    show(words)
-    return 0
 
 
 def main(words: list[str]) -> int:
@@ -72,8 +58,8 @@ def main(words: list[str]) -> int:
 
     command, rest = (words[0], words[1:]) if words and words[0] in COMMANDS else ("run", words)
     try:
-        if command in ("run", "show"):
-            return {"run": _run, "show": _show}[command](rest)
+        if command == "run":
+            return _run(rest)
         status: int = importlib.import_module(f"avpbench.commands.{command}").main(rest)
         return status
     except KeyboardInterrupt:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from avpbench.records import CLOCKS, EXPORT, FidelityRecord, LatencyRecord, SampleRecord, whole_blocks
+from avpbench.records import CLOCKS, EXPORT, FAILED, FidelityRecord, LatencyRecord, SampleRecord, whole_blocks
 from avpbench.summary import AA_LIMIT, REFERENCE, RESIDUAL_LIMIT, Fidelity, Quality, Times
 
 
@@ -19,7 +19,7 @@ def score(samples: Sequence[SampleRecord]) -> Quality:
     hops = [hop for s in ran for hop in s.hops]
     return Quality(
         num_samples=len(samples),
-        num_errors=sum(s.status in ("oom", "error") for s in samples),
+        num_errors=sum(s.status in FAILED for s in samples),
         num_truncated=sum(s.status == "truncated" for s in samples),
         num_fallbacks=sum(s.status == "fallback" for s in samples),
         accuracy=correct / len(samples) if samples else None,

@@ -18,13 +18,13 @@ from omegaconf import OmegaConf
 from avpbench.aggregate import clocks, divergence, score
 from avpbench.breakeven import measure
 from avpbench.build import build
-from avpbench.config import identify_plain, model_config, plain, role_models
+from avpbench.config import identify_plain, model_config, model_folder, plain, role_models
 from avpbench.engine.identity import weights_id
 from avpbench.errors import AvpBenchError, NotFound, RecordsError, cause
-from avpbench.legal import ZOO
+from avpbench.files import read_json, whole_lines
 from avpbench.prompts import prompt_hash
-from avpbench.records import FidelityRecord, LatencyRecord, SampleRecord
-from avpbench.store import code_id, read_json, whole_lines
+from avpbench.records import FAILED, FidelityRecord, LatencyRecord, SampleRecord
+from avpbench.store import code_id
 from avpbench.strategies.strategy import Parts, Strategy
 from avpbench.summary import REFERENCE
 from avpbench.tasks.grading import Grade, grade
@@ -106,7 +106,7 @@ def _weights(found: Audit, meta: dict[str, Any]) -> None:
     config, recorded = meta["config"], meta["identity"]["weights"]
     models = {name: plain(model_config(name)) if name else config["model"] for name in role_models(config)}
     for model in models.values():
-        folder = Path(model["path"]).expanduser() if model["path"] else ZOO / model["zoo"] if model["zoo"] else None
+        folder = model_folder(model)
         if folder is None or not folder.is_dir():
             found.notes.append(f"the weights of {model['name']} are not checked: they are not in a folder here")
         elif (now := weights_id(folder)) not in recorded:
@@ -146,7 +146,7 @@ def _grades(found: Audit, samples: list[SampleRecord]) -> None:
     """Every completion graded again; a failure has no answer and is wrong."""
     other = []
     for s in samples:
-        now = Grade(None, False) if s.status in ("oom", "error") else grade(s.completion, s.gold)
+        now = Grade(None, False) if s.status in FAILED else grade(s.completion, s.gold)
         if (s.prediction, s.correct) != (now.prediction, now.correct):
             other.append(f"{s.sample_id} ({s.prediction!r}, {s.correct}; graded again {now.prediction!r}, {now.correct})")
     if other:

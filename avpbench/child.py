@@ -17,9 +17,11 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig, OmegaConf
 
 from avpbench import failures
+from avpbench.config import identify
 from avpbench.errors import LaunchFailed
 from avpbench.failures import Failure
-from avpbench.job import attempt, cell_folder
+from avpbench.files import write_json
+from avpbench.job import attempt
 
 if TYPE_CHECKING:
     from avpbench.summary import Summary
@@ -44,7 +46,7 @@ def isolated(cfg: DictConfig, explain: bool) -> Summary | Failure:
             row = json.loads(answer.read_text(encoding="utf-8"))
             return Failure.from_json(row["failure"]) if row["failure"] else Summary.from_row(row["summary"])
     death = Failure.of(LaunchFailed(_death(code)))
-    failures.write(cell_folder(cfg), death)
+    failures.write(identify(cfg).within(cfg.results), death)
     return death
 
 
@@ -57,8 +59,6 @@ def _death(code: int) -> str:
 
 def main(config: str, answer: str, explain: str) -> int:
     """The child's side. Returns the exit status."""
-    from avpbench.records import write_json
-
     cfg = OmegaConf.load(config)
     assert isinstance(cfg, DictConfig)
     cfg.isolate = None  # this is the process of its own

@@ -17,12 +17,14 @@ from avpbench.prompts import roles
 
 _HERE = Path(__file__).resolve().parent
 CONF = _HERE / "conf" if (_HERE / "conf").is_dir() else _HERE.parent / "conf"
+ZOO = _HERE / "zoo"
 # What cannot change a result; all else is hashed.
 _OUTSIDE = frozenset({"limit", "tracker", "results", "resume", "gates", "study", "isolate", "wait_s", "max_failures", "max_hours"})
 _PARTS_OUTSIDE = {  # repeats extend, as limit does; what is at a path is what counts, and meta.json holds its identity
     "quality": ("enabled",), "latency": ("enabled", "repeats"), "fidelity": ("enabled",),
     "link": ("deadline_s", "turn_s", "max_bytes"), "model": ("path",), "task": ("path",),
 }  # fmt: skip
+LARGEST_BATCH = 256  # where batch_size=auto begins
 _HOPS = ("strategy", "link", "latency", "fidelity", "donor", "think_steps", "max_agent_tokens", "receiver", "question")
 
 
@@ -35,6 +37,10 @@ class Identity:
     folder: str
     hash: str
     strategy: str
+
+    def within(self, results: str | Path) -> Path:
+        """The folder of the cell's records in a store."""
+        return Path(results, self.study, self.folder)
 
 
 def groups(more: Sequence[Path] = ()) -> dict[str, list[str]]:
@@ -75,6 +81,13 @@ def model_config(name: str, beside: DictConfig | None = None) -> DictConfig:
     return model
 
 
+def model_folder(model: Mapping[str, Any]) -> Path | None:
+    """Where a model's files lie; None for the hub's, and for dummy weights, which have none."""
+    if model["load"] == "dummy":
+        return None
+    return Path(model["path"]).expanduser() if model["path"] else ZOO / model["zoo"] if model["zoo"] else None
+
+
 def strategy_config(name: str) -> DictConfig:
     """The strategy group's config of this name, as the YAML has it."""
     strategy: DictConfig = _with(f"strategy={name}").strategy
@@ -98,6 +111,12 @@ def role_models(values: Mapping[str, Any]) -> list[str | None]:
     """The model of each agent by name, None for the cell's own: the receiver plays every second one, a role's own goes before both."""
     places = enumerate(roles(values["chain"]))
     return [values["roles"][role] or (values["receiver"] if place % 2 else None) for place, role in places]
+
+
+def largest_batch(values: Mapping[str, Any]) -> int:
+    """How many problems the largest batch of a plain config holds."""
+    size: int = LARGEST_BATCH if values["batch_size"] == "auto" else values["batch_size"]
+    return size if values["limit"] is None else min(size, values["limit"])
 
 
 def strategy_name(strategy: Mapping[str, Any]) -> str:

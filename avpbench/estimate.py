@@ -12,10 +12,10 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, final
 
-from avpbench.config import role_models, strategy_name
+from avpbench.config import largest_batch, model_folder, role_models, strategy_name
 from avpbench.errors import RecordsError
-from avpbench.legal import ZOO
-from avpbench.store import Wanted, read_json
+from avpbench.files import read_json
+from avpbench.store import Wanted
 
 Values = dict[str, Any]
 _PROMPT_TOKENS = 100  # an agent's role, its share of the template and the question, about
@@ -52,12 +52,12 @@ def memory_bytes(values: Values, lookup: Callable[[str], Values]) -> int | None:
     per_token = 0
     for name in role_models(values):
         model = lookup(name) if name else values["model"]
-        shape = _shape(model["path"], model["zoo"], json.dumps(model["shape"]))
+        shape = _shape(model_folder(model), json.dumps(model["shape"]))
         if shape is None or dtype not in _BYTES:
             return None
         weights[str(name)] = shape.parameters * _BYTES[dtype]
         per_token = max(per_token, shape.values_per_token * _BYTES[dtype])
-    caches: int = values["batch_size"] * tokens * per_token
+    caches: int = largest_batch(values) * tokens * per_token
     return sum(weights.values()) + caches
 
 
@@ -69,9 +69,8 @@ class _Shape:
 
 
 @lru_cache(maxsize=64)
-def _shape(path: str | None, zoo: str | None, shape: str) -> _Shape | None:
+def _shape(folder: Path | None, shape: str) -> _Shape | None:
     """From the model's own config where its files are at hand, else from its YAML."""
-    folder = Path(path).expanduser() if path else ZOO / zoo if zoo else None
     fields = read_json(folder / "config.json") if folder else json.loads(shape)
     if not fields or "hidden_size" not in fields:
         return None

@@ -12,7 +12,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self, final
 
-from avpbench.errors import ConfigError, IncompatibleModels, InUse, RecordsError
+from avpbench.errors import ConfigError, IncompatibleModels, InUse, RecordsError, cause
+from avpbench.files import make_folder, read_json, write_json
 
 NAME = "failure.json"
 
@@ -61,11 +62,19 @@ class Failure:
 
 def write(folder: Path, failure: Failure) -> None:
     """Leaves failure.json in a cell's folder; where nothing can be written there, the table alone tells of it."""
-    from avpbench.records import make_folder, write_json
 
     with suppress(RecordsError):
         make_folder(folder)
         write_json(folder / NAME, asdict(failure))
+
+
+def read(folder: Path) -> Failure | None:
+    """What a cell's last attempt died of; None where it did not. Raises RecordsError for a file that says something else."""
+    row = read_json(folder / NAME)
+    try:
+        return Failure.from_json(row) if row else None
+    except TypeError as error:
+        raise RecordsError(f"{folder / NAME} is not a run's of this version ({cause(error)})") from error
 
 
 @contextmanager

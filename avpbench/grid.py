@@ -20,7 +20,7 @@ from avpbench.composer import Choice, Composer
 from avpbench.config import Identifier, Identity
 from avpbench.errors import AvpBenchError, cause
 
-_OUTSIDE = ("limit", "results", "study", "resume", "gates", "tracker")  # two jobs that differ here only are two jobs of one cell
+_APART = ("limit", "results", "study", "resume", "gates", "tracker")  # two jobs that differ here only are two jobs of one cell
 _PHASES = ("quality", "latency", "fidelity")
 _SCALARS = (str, int, float, bool, type(None))
 _REFUSALS = (HydraException, OmegaConfBaseException, AvpBenchError)
@@ -40,7 +40,7 @@ class Planned:
     @property
     def folder(self) -> Path:
         """Where its records go."""
-        return Path(self.values["results"], self.identity.study, self.identity.folder)
+        return self.identity.within(self.values["results"])
 
 
 @final
@@ -175,7 +175,7 @@ def _sameness(values: dict[str, Any], identity: Identity) -> tuple[Any, ...]:
     """Equal for two jobs that would do the same work in the same folder."""
     switches = [values[phase]["enabled"] for phase in _PHASES]
     paths = [values[group].get("path") for group in ("model", "task")]  # not hashed, and not the same work
-    return (identity.folder, repr([values[key] for key in _OUTSIDE]), *paths, *switches, values["latency"].get("repeats"))
+    return (identity.folder, repr([values[key] for key in _APART]), *paths, *switches, values["latency"].get("repeats"))
 
 
 def _by_engine(cells: Iterable[Planned]) -> tuple[Planned, ...]:

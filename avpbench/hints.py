@@ -32,9 +32,11 @@ def check(words: Sequence[str], commands: Sequence[str] = ()) -> None:
     choices = groups(own)
     keys = {key for conf in (CONF, *own) for key in _all_keys(conf)}
     for word in without_folders(words):
+        key, separator, value = word.partition("=")
+        if key == "hydra/launcher":
+            _check_choices(key, value, ["basic", *choices[key]])
         if word.startswith(("-", "hydra", "+", "~")):
             continue
-        key, separator, value = word.partition("=")
         key = key.partition("@")[0]  # a group placed elsewhere: strategy/controller@strategy.controller.of=NAME
         if not separator:
             hint = near(key, [*commands, *choices, *keys])

@@ -44,7 +44,7 @@ def job(cfg: DictConfig) -> None:
     print(f"\navpbench: {given}\non {place()}", flush=True)  # before torch is imported
     try:
         with suppress(Exception):  # of a config that names no cell; the attempt tells what is wrong with it
-            entry = replace(entry, folder=str(cell_folder(cfg)))
+            entry = replace(entry, folder=str(identify(cfg).within(cfg.results)))
         ledger.write(entry)
         came = attempt(cfg, explain=False)
     except BaseException:
@@ -62,12 +62,6 @@ def place() -> str:
     """Where this process runs: host, number, the scheduler's job and the GPUs that it was given."""
     seen = {"SLURM job": scheduler_job(), "CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES")}
     return ", ".join([f"{socket.gethostname()}, process {os.getpid()}", *(f"{key} {value}" for key, value in seen.items() if value)])
-
-
-def cell_folder(cfg: DictConfig) -> Path:
-    """Where the records of a config's cell lie."""
-    identity = identify(cfg)
-    return Path(str(cfg.results)) / identity.study / identity.folder
 
 
 def attempt(cfg: DictConfig, explain: bool) -> Summary | Failure:

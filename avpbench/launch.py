@@ -6,48 +6,52 @@ import importlib.util
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import yaml
+from omegaconf import DictConfig
 
-from avpbench.checks import near
 from avpbench.config import CONF
 from avpbench.errors import ConfigError, RecordsError
+from avpbench.files import make_folder
 from avpbench.ledger import Entry, Ledger, distinct
 
-_NEEDS = {"slurm": "submitit", "slurm_local": "submitit", "ray": "ray", "joblib": "joblib"}
-_EXTRA = {"slurm": "slurm", "slurm_local": "slurm", "ray": "ray", "joblib": "joblib"}
+_NEEDS = {"slurm": ("submitit", "slurm"), "slurm_local": ("submitit", "slurm"), "ray": ("ray", "ray"), "joblib": ("joblib", "joblib")}
 
 
 def check_launcher(words: Sequence[str]) -> None:
-    """Raises ConfigError for a launcher that there is not, or whose library is not installed."""
+    """Raises ConfigError for a launcher whose library is not installed."""
     for word in words:
         key, _, name = word.partition("=")
-        if key != "hydra/launcher":
-            continue
-        known = sorted(["basic", *(path.stem for path in (CONF / "hydra" / "launcher").glob("*.yaml"))])
-        if name not in known:
-            raise ConfigError(f"unknown hydra/launcher={name}{near(name, known)}; there are {', '.join(known)}")
-        if name in _NEEDS and importlib.util.find_spec(_NEEDS[name]) is None:
-            raise ConfigError(f"hydra/launcher={name} needs {_NEEDS[name]}: pip install 'avpbench[{_EXTRA[name]}]'")
+        library, extra = _NEEDS.get(name, (None, None))
+        if key == "hydra/launcher" and library and importlib.util.find_spec(library) is None:
+            raise ConfigError(f"hydra/launcher={name} needs {library}: pip install 'avpbench[{extra}]'")
 
 
 def sweep_folder(words: Sequence[str]) -> Path:
     """Where a multirun keeps its ledger and its jobs' logs: the one given, else a new one under the results."""
-    given = dict(word.split("=", 1) for word in words if "=" in word)
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    wanted = [word for word in words if word.startswith(("hydra.sweep.dir=", "results="))]
+    given = {one.key_or_group: str(one.value()) for one in OverridesParser.create().parse_overrides(wanted)}
     if "hydra.sweep.dir" in given:
         return Path(given["hydra.sweep.dir"])
     results = given.get("results") or yaml.safe_load((CONF / "config.yaml").read_text(encoding="utf-8"))["results"]
     return Path(results).absolute() / ".multirun" / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
 
 
-def sweep(words: list[str]) -> int:
-    """Runs a grid; prints its comparison, the cells that cannot run and those that failed. Returns 1 where a cell failed or none ran."""
+def through_hydra(task: Callable[[DictConfig], None], words: Sequence[str]) -> None:
+    """Gives Hydra the command line; it composes the configs that the task gets."""
     import hydra
 
+    sys.argv = [sys.argv[0], *words]
+    hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(task)()
+
+
+def sweep(words: Sequence[str]) -> int:
+    """Runs a grid; prints its comparison, the cells that cannot run and those that failed. Returns 1 where a cell failed or none ran."""
     from avpbench.job import job
-    from avpbench.records import make_folder
     from avpbench.sweep import opened
 
     folder = sweep_folder(words)
@@ -55,9 +59,8 @@ def sweep(words: list[str]) -> int:
     if not os.access(folder, os.W_OK):
         raise RecordsError(f"cannot write to {folder}; choose another folder with results=DIR")
     named = any(word.startswith("hydra.sweep.dir=") for word in words)
-    sys.argv = [sys.argv[0], *opened(words), *([] if named else [f"hydra.sweep.dir='{folder}'"])]
     try:
-        hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job)()
+        through_hydra(job, [*opened(words), *([] if named else [f"hydra.sweep.dir='{folder}'"])])
     finally:
         failed = _show(Ledger(folder).entries())
     return int(failed)
@@ -85,7 +88,7 @@ def _why(entry: Entry) -> str | None:
     if entry.state == "failed" and entry.failure:
         return entry.failure.line
     return {
-        "running": "its process ended without a word; run the same command again",
+        "running": "without a word of its end: it runs on, or was killed; the same command again waits for it or goes on",
         "stopped": "stopped; the same command goes on from there",
         "left_out": "left out after max_failures",
     }.get(entry.state)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, Self, final
 
 from avpbench.failures import Failure
+from avpbench.files import make_folder, write_json
 
 State = Literal["running", "done", "failed", "impossible", "stopped", "left_out"]
 
@@ -49,8 +50,6 @@ class Ledger:
 
     def write(self, entry: Entry) -> None:
         """Replaces what the ledger says of this job. Raises RecordsError where it cannot be written."""
-        from avpbench.records import make_folder, write_json
-
         make_folder(self._folder)
         write_json(self._folder / f"{entry.number}.json", asdict(entry))
 

@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from avpbench.checks import flag, number, one_of, whole
-from avpbench.config import role_models, strategy_name
+from avpbench.config import model_folder, role_models, strategy_name
 from avpbench.engine.sampling import Sampling
 from avpbench.errors import ConfigError, IncompatibleModels
 from avpbench.prompts import QUESTION_MODES
 from avpbench.source import class_source
 
-ZOO = Path(__file__).parent / "zoo"
 Values = Mapping[str, Any]
 
 
@@ -138,15 +137,14 @@ def _check_same(kind: str, models: list[Values]) -> None:
 
 
 def _check_window(values: Values, model: Values) -> None:
-    window = _window(model["path"], model["zoo"]) or (model["shape"] or {}).get("max_position_embeddings")
+    window = _window(model_folder(model)) or (model["shape"] or {}).get("max_position_embeddings")
     if window is not None and values["context"] > window:
         raise ConfigError(f"context={values['context']} does not fit {model['name']}: its window holds {window}")
 
 
 @lru_cache(maxsize=64)
-def _window(path: str | None, zoo: str | None) -> int | None:
+def _window(folder: Path | None) -> int | None:
     """What a model's own files say; None where they are not at hand."""
-    folder = Path(path).expanduser() if path else ZOO / zoo if zoo else None
     file = folder / "config.json" if folder else None
     if file is None or not file.is_file():
         return None

@@ -86,6 +86,20 @@ def held(folder: Path, wait_s: float = 0) -> Iterator[Hold]:
         hold.release()
 
 
+def holder_of(folder: Path) -> str | None:
+    """Who runs in a folder, as far as can be told without waiting; None where nobody does."""
+    lock = folder / "lock"
+    holder = _read(lock)
+    if not holder:
+        return None
+    if holder["where"] == _where():
+        return _who(holder) if _started(holder["pid"]) == holder["started"] else None
+    with suppress(OSError):
+        silent_s = time.time() - lock.stat().st_mtime
+        return _who(holder) if silent_s < STALE_S else f"{_who(holder)}, silent for {silent_s:.0f} s"
+    return None
+
+
 def _me() -> dict[str, Any]:
     return {
         "host": socket.gethostname(), "where": _where(), "pid": os.getpid(), "started": _started(os.getpid()),

@@ -9,10 +9,13 @@ from typing import Any, Literal, final
 from avpbench.composer import Composer
 from avpbench.errors import ConfigError, RecordsError
 from avpbench.estimate import History, memory_bytes
+from avpbench.files import read_json
 from avpbench.grid import Grid, Planned
-from avpbench.store import KINDS, Records, Wanted, code_id, read_json, run_folders
+from avpbench.meta import WAYS_ON, changes, here
+from avpbench.store import KINDS, Records, Wanted, progress, run_folders
 
-State = Literal["done", "partial", "to do", "impossible"]
+_SIZES = ("model", "receiver", "roles", "chain", "context", "think_steps", "batch_size", "limit", "dtype", "device")  # of memory
+State = Literal["done", "partial", "to do", "refused", "impossible"]
 
 
 @final
@@ -46,7 +49,7 @@ class Outlook:
 
     def counts(self) -> dict[str, int]:
         """Cells by state."""
-        found = {"done": 0, "partial": 0, "to do": 0, "impossible": 0}
+        found = {"done": 0, "partial": 0, "to do": 0, "refused": 0, "impossible": 0}
         for row in self.rows:
             found[row.state] += 1
         return found
@@ -95,18 +98,16 @@ def _row(cell: Planned, history: History, composer: Composer, memory: dict[str, 
     except RecordsError as error:
         meta, why = {}, str(error)
     if why is not None:
-        return Row(cell.given, "impossible", why, str(folder), None, None, None, None, None)
+        return Row(cell.given, "refused", why, str(folder), None, None, None, None, None)
     have = Records(folder)
     if exists:
         have.refresh()
     left = Wanted.of(values, meta.get("num_samples")).left(have)
-    begun = bool(have.ids or have.rows or have.scored)
-    whole = left.nothing and (folder / "summary.json").is_file()
-    key = repr([values[k] for k in ("model", "receiver", "roles", "chain", "context", "think_steps", "batch_size", "dtype", "device")])
+    key = repr([values[k] for k in _SIZES])
     if key not in memory:
         memory[key] = memory_bytes(values, composer.model)
     return Row(
-        cell.given, "done" if whole else "partial" if begun else "to do", None, str(folder), left.samples, left.blocks, left.scores,
+        cell.given, progress(have, left), None, str(folder), left.samples, left.blocks, left.scores,
         memory[key], history.seconds(values, left),
     )  # fmt: skip
 
@@ -117,6 +118,5 @@ def _conflict(cell: Planned, folder: Path, meta: dict[str, Any]) -> str | None:
         return None
     if meta.get("cell") != cell.identity.hash:
         return f"its folder holds cell {meta.get('cell')}, another one; choose another folder with results=DIR"
-    if (meta.get("identity") or {}).get("code") != code_id():
-        return "its folder holds records of other code; study=NAME keeps both, resume=never sets them aside"
-    return None
+    changed = changes(meta.get("identity") or {}, here())
+    return f"its folder holds records of a run that differs in {'; '.join(changed)}; {WAYS_ON}" if changed else None

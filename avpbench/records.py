@@ -1,6 +1,6 @@
 """What is written: one line of JSON a sample, durable before the next one starts; the truth of every table.
 
-A line that a crash tore off is cut before the next is written.
+A line that a crash tore off is cut before the next is written, and by nobody who only reads. Light to import.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, Protocol, Self, TypeVar, final
 
 from avpbench.errors import RecordsError, cause
+from avpbench.files import whole_lines
 
 CLOCKS = ("host", "handoff", "device", "stages")
 EXPORT = "export"  # one more, where the sender lives in this process
 Status = Literal["ok", "truncated", "fallback", "oom", "error"]
+FAILED = frozenset({"oom", "error"})  # those that have no answer
 
 
 @final
@@ -153,19 +155,12 @@ class Journal(Generic[R]):
 
     def __init__(self, path: Path, kind: type[R], guard: Callable[[], None] | None = None) -> None:
         self.path, self._kind, self._guard = path, kind, guard
+        self._end: int | None = None  # of what this object wrote
 
     def read(self) -> list[R]:
-        """Every whole line. A torn last line is cut off the file; any other broken line raises RecordsError."""
-        if not self.path.exists():
-            return []
-        data = self.path.read_bytes()
-        whole = data[: data.rfind(b"\n") + 1]
-        if len(whole) < len(data):
-            with self.path.open("r+b") as file:
-                file.truncate(len(whole))
-                os.fsync(file.fileno())
+        """Every whole line, the file left as it is. A torn last line is passed over; any other broken line raises RecordsError."""
         rows = []
-        for number, line in enumerate(whole.splitlines(), 1):
+        for number, line in enumerate(whole_lines(self.path)[0], 1):
             try:
                 rows.append(self._kind.from_json(json.loads(line)))
             except (ValueError, TypeError, KeyError) as error:
@@ -180,8 +175,8 @@ class Journal(Generic[R]):
             self._guard()
         line = json.dumps(asdict(record), ensure_ascii=False).encode() + b"\n"
         try:
-            before = self.path.stat().st_size if self.path.exists() else 0
             with self.path.open("ab", buffering=0) as file:
+                before = self._cut(file.fileno())
                 try:
                     if file.write(line) != len(line):
                         raise OSError(28, "No space left on device")
@@ -189,37 +184,22 @@ class Journal(Generic[R]):
                 except OSError:
                     os.ftruncate(file.fileno(), before)
                     raise
+                self._end = before + len(line)
         except OSError as error:
             raise RecordsError(
                 f"cannot write {self.path}: {error.strerror}. Every earlier record is safe; make room or choose another"
                 " folder (results=DIR), then run the same command again to go on"
             ) from error
 
-
-def make_folder(folder: Path) -> None:
-    """Makes a folder and those above it. Raises RecordsError where it cannot."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RecordsError(f"cannot make {folder}: {error.strerror}; choose another folder with results=DIR") from error
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes a value as a JSON file, whole or not at all."""
-    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a whole file or none: a reader never sees half of it. Raises RecordsError where it cannot."""
-    fresh = path.with_suffix(path.suffix + ".new")
-    try:
-        with fresh.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(fresh, path)
-    except OSError as error:
-        raise RecordsError(f"cannot write {path}: {error.strerror}; choose another folder with results=DIR") from error
+    def _cut(self, file: int) -> int:
+        """Takes what a crash left of a line off the end; the offset where the next goes."""
+        size = os.fstat(file).st_size
+        if size != self._end:
+            whole = whole_lines(self.path)[1]
+            if whole < size:
+                os.ftruncate(file, whole)
+            size = whole
+        return size
 
 
 def read_samples(folder: Path) -> list[SampleRecord]:

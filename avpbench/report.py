@@ -24,6 +24,13 @@ def bytes_text(value: float | None) -> str:
     return f"{value:.2f} GiB"
 
 
+def time_text(seconds: float | None) -> str:
+    """Seconds for people."""
+    if seconds is None:
+        return "?"
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
 def rate_text(bits_per_s: float) -> str:
     """A bandwidth with a decimal unit."""
     for unit, size in (("Tbps", 1e12), ("Gbps", 1e9), ("Mbps", 1e6), ("Kbps", 1e3)):

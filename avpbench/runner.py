@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,21 +12,23 @@ from typing import Any, final
 
 from omegaconf import DictConfig, OmegaConf
 
-from avpbench import breakeven, meta
+from avpbench import breakeven
 from avpbench.aggregate import clocks, divergence, score
 from avpbench.build import build
 from avpbench.cell import Cell
 from avpbench.config import Identity, identify
+from avpbench.describe import describe
 from avpbench.engine.work import work_of
 from avpbench.errors import ConfigError, IncompatibleModels, LinkError, OutOfMemory
 from avpbench.failures import recorded
+from avpbench.files import read_json, write_json, write_text
 from avpbench.gates import Gate, check, require
-from avpbench.job import cell_folder
 from avpbench.lock import Hold, held
+from avpbench.meta import admit, here
 from avpbench.meter import memory, reset_peak
 from avpbench.phases import fidelity, latency, quality
 from avpbench.progress import say
-from avpbench.records import FidelityRecord, Journal, LatencyRecord, SampleRecord, read_samples, write_json, write_text
+from avpbench.records import FAILED, FidelityRecord, Journal, LatencyRecord, SampleRecord, read_samples
 from avpbench.report import show_tables, stages_text
 from avpbench.setup import Plan, cell_of, plan
 from avpbench.spent import Spent
@@ -45,9 +46,10 @@ def execute(cfg: DictConfig, explain: bool = True) -> Summary:
     was done is kept, and the same command goes on from there.
     """
     spent = Spent()
+    here()  # of the code that runs, whatever becomes of its files
     wanted = plan(cfg)
     identity = identify(cfg)
-    folder = cell_folder(cfg)
+    folder = identity.within(cfg.results)
     say(f"cell: {identity.folder}")
     with stop_requested() as check_stop, recorded(folder):
         cell = cell_of(cfg, wanted)
@@ -71,7 +73,7 @@ class _Run:
     def go(self, check_stop: Callable[[], None]) -> Summary:
         cfg, cell, folder = self.cfg, self.cell, self.folder
         config: Any = OmegaConf.to_container(cfg, resolve=True)
-        about = meta.admit(folder, meta.describe(self.identity, cell, config), cfg.resume)
+        about = admit(folder, describe(self.identity, cell, config), cfg.resume)
         self._say_what_is_here()
         about = replace(about, gates=[asdict(gate) for gate in self._gates()])
         self.spent.ready()
@@ -101,9 +103,9 @@ class _Run:
         return summary
 
     def _say_what_is_here(self) -> None:
-        here, timed = len(self._samples()), len(self._blocks())
-        if here or timed:
-            say(f"resuming: {here} of {self.cell.num_samples} samples and {timed} timed blocks are here already and are used again")
+        samples, timed = len(self._samples()), len(self._timed().read())
+        if samples or timed:
+            say(f"resuming: {samples} of {self.cell.num_samples} samples and {timed} timed repeats are here already")
 
     def _gates(self) -> list[Gate]:
         if self.cfg.gates == "off":
@@ -129,7 +131,7 @@ class _Run:
                     fresh += 1
         earlier = self.folder / "summary.json"
         if not fresh and earlier.exists():
-            before = json.loads(earlier.read_text())
+            before = read_json(earlier)
             return Peaks(**{f.name: before.get(f.name) for f in fields(Peaks)})
         m = memory(device)
         above = None if m.allocated_bytes is None else m.allocated_bytes - weights_bytes
@@ -208,7 +210,7 @@ class _Run:
         show_tables([summary], self.identity.folder, self.explain)
         if stages := stages_text(summary.times):
             say(stages)
-        failed = [s for s in samples if s.status in ("oom", "error")]
+        failed = [s for s in samples if s.status in FAILED]
         if failed:
             say(f"{len(failed)} of {len(samples)} samples failed and count as wrong; the first: {failed[0].sample_id}: {failed[0].error}")
             say(f"tracebacks: {self.folder / 'log.txt'}")

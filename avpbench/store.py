@@ -4,43 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Literal, final
 
 from avpbench import digest
-from avpbench.errors import RecordsError
-from avpbench.grid import Planned
-from avpbench.records import write_json
+from avpbench.files import whole_lines
+from avpbench.records import FAILED
 
 KINDS = ("samples", "latency", "fidelity")
-
-
-def whole_lines(path: Path, offset: int = 0) -> tuple[list[bytes], int]:
-    """The lines that are whole from this offset on, and the offset after them; none where there is no file."""
-    try:
-        with path.open("rb") as file:
-            file.seek(offset)
-            data = file.read()
-    except FileNotFoundError:
-        return [], offset
-    end = data.rfind(b"\n") + 1
-    return data[:end].splitlines(), offset + end
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """An object of JSON; empty where there is no file. Raises RecordsError for anything else."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise RecordsError(f"{path} is not readable as JSON ({error}); it is no run's, or was cut off") from error
-    if not isinstance(found, dict):
-        raise RecordsError(f"{path} holds no object; it is no run's")
-    return found
 
 
 def run_folders(folder: Path) -> Iterator[Path]:
@@ -55,25 +29,6 @@ def run_folders(folder: Path) -> Iterator[Path]:
 def code_id() -> str:
     """The hash of this package's source: records of another are not gone on with."""
     return digest.of_source(Path(__file__).parent)
-
-
-def write_down(cells: Sequence[Planned]) -> None:
-    """Notes in each study's folder which cells a grid is to run, so that `status` knows of those that have not begun.
-
-    The same grid writes the same note. Raises RecordsError where the store cannot be written.
-    """
-    notes: dict[Path, dict[str, dict[str, Any]]] = {}
-    for cell in cells:
-        wanted = Wanted.of(cell.values)
-        row = {"given": cell.given, "samples": wanted.samples, "blocks": wanted.blocks, "scores": wanted.scores}
-        notes.setdefault(cell.folder.parent, {})[cell.folder.name] = row
-    for study, note in notes.items():
-        folder = study / ".grids"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise RecordsError(f"cannot write to {study}: {error.strerror}; choose another folder with results=DIR") from error
-        write_json(folder / f"{digest.of_json(note)}.json", note)
 
 
 @final
@@ -108,7 +63,7 @@ class Records:
         elif row["sample_id"] not in self.ids:
             self.ids.add(row["sample_id"])
             self.num_correct += row["correct"]
-            self.num_errors += row["status"] in ("oom", "error")
+            self.num_errors += row["status"] in FAILED
 
     @property
     def num_blocks(self) -> int:
@@ -148,3 +103,10 @@ class Wanted:
     @property
     def nothing(self) -> bool:
         return (self.samples, self.blocks, self.scores) == (0, 0, 0)
+
+
+def progress(have: Records, left: Wanted) -> Literal["done", "partial", "to do"]:
+    """How far a cell is: done once nothing is left and it was summed up."""
+    if left.nothing and (have.folder / "summary.json").is_file():
+        return "done"
+    return "partial" if have.ids or have.rows or have.scored else "to do"

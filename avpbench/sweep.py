@@ -9,13 +9,13 @@ from pathlib import Path
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig
 
+from avpbench import grids
 from avpbench.composer import Composer
 from avpbench.config import CONF
 from avpbench.errors import ConfigError
 from avpbench.grid import Grid, Planned, grid
 from avpbench.planning import outlook
 from avpbench.progress import say
-from avpbench.store import write_down
 
 _SHOWN = 5
 
@@ -32,7 +32,7 @@ def to_run(overrides: Sequence[Override], master: DictConfig) -> tuple[Planned, 
         raise ConfigError(f"no cell of this grid can run: {found.impossible[0].why}")
     if any(cell.values["max_hours"] is not None for cell in found.cells):
         outlook(found, composer).check()
-    write_down(found.cells)
+    grids.write(found.cells)
     return found.cells
 
 

@@ -14,7 +14,7 @@ from test_wandb import read_back
 from avpbench import run
 from avpbench.__main__ import main
 from avpbench.commands.sync import is_whole
-from avpbench.store import read_json
+from avpbench.files import read_json
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import cell, no_stop, settings
-from test_run import folder, go
+from runs import folder, go
 
 from avpbench.engine.engine import Engine
 from avpbench.errors import ConfigError
@@ -43,7 +43,7 @@ def records(engine: Engine, path: Path, limit: int, **changes: object) -> list[S
 def test_auto_takes_the_largest_power_of_two_that_fits_and_says_what_each_sample_ran_at(
     tiny: Engine, tmp_path: Path, device: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(blocks, "LARGEST", 32)
+    monkeypatch.setattr(blocks, "LARGEST_BATCH", 32)
     device[0] = 11
     found = records(tiny, tmp_path / "auto", 45, batch_size="auto")
     assert [r.batch_size for r in found] == [8] * 40 + [5] * 5
@@ -60,7 +60,7 @@ def test_auto_without_a_limit_of_memory_runs_all_at_once(tiny: Engine, tmp_path:
 def test_memory_that_shrinks_meanwhile_is_met_again(
     tiny: Engine, tmp_path: Path, device: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(blocks, "LARGEST", 8)
+    monkeypatch.setattr(blocks, "LARGEST_BATCH", 8)
     device[0] = 8
     journal = Journal(tmp_path / "x", SampleRecord)
     run = quality.run(cell(tiny, limit=24, chain=2, batch_size="auto"), journal, no_stop)
@@ -78,7 +78,7 @@ def test_what_does_not_fit_alone_is_recorded_as_such(tiny: Engine, tmp_path: Pat
 def test_a_resumed_auto_run_computes_what_the_first_would_have(
     tiny: Engine, tmp_path: Path, device: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(blocks, "LARGEST", 16)
+    monkeypatch.setattr(blocks, "LARGEST_BATCH", 16)
     device[0] = 5
     whole = records(tiny, tmp_path / "whole", 20, batch_size="auto")
     lines = (tmp_path / "whole").read_text().splitlines(keepends=True)
@@ -89,7 +89,7 @@ def test_a_resumed_auto_run_computes_what_the_first_would_have(
 
 
 def test_fidelity_finds_its_own(tiny: Engine, tmp_path: Path, device: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(blocks, "LARGEST", 8)
+    monkeypatch.setattr(blocks, "LARGEST_BATCH", 8)
     device[0] = 3
     journal = Journal(tmp_path / "x", FidelityRecord)
     fidelity.run(cell(tiny, limit=6, chain=2, batch_size="auto"), journal, no_stop)

@@ -6,17 +6,16 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import CPU, dummy
+from conftest import dummy
 
 from avpbench.core import LATENT, KVCache, Prefix
 from avpbench.engine.batch import Start
 from avpbench.engine.capture import CAPTURES
 from avpbench.engine.continuation import Continuation, Speech
 from avpbench.engine.engine import Engine
-from avpbench.engine.load import Source, load, resolve_device, resolve_dtype
 from avpbench.engine.realign import Realign
 from avpbench.engine.sampling import Sampling, generator
-from avpbench.errors import ConfigError, IncompatibleModels, NotFound, OutOfMemory
+from avpbench.errors import ConfigError, OutOfMemory
 from avpbench.probe import floor
 
 WORDS = ("Tom has 3 apples.", "Sue has 4 more apples than Tom, and gives away half of the apples. How many?", "Max: 7")
@@ -212,11 +211,6 @@ def test_score_is_the_log_probability_of_what_was_said(engine: Engine) -> None:
         torch.testing.assert_close(alone[:, usable], scores[:, usable], atol=2e-3, rtol=1e-3)
 
 
-def test_sliding_windows_are_refused() -> None:
-    with pytest.raises(IncompatibleModels, match="full-attention caches only"):
-        dummy("mistral", sliding_window=64)
-
-
 def test_memory_errors_are_told_apart(untied: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     def exhausted(*args: object, **kwargs: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
@@ -231,39 +225,6 @@ def test_memory_errors_are_told_apart(untied: Engine, monkeypatch: pytest.Monkey
     monkeypatch.setattr(untied.model, "forward", broken)
     with pytest.raises(RuntimeError, match="a bug"):
         speak(untied, starts(untied))
-
-
-def test_dummy_weights_are_who_their_seed_says() -> None:
-    assert dummy(seed=1).spec == dummy(seed=1).spec
-    assert dummy(seed=1).spec != dummy(seed=2).spec
-
-
-def test_a_copy_of_a_model_is_the_same_model(tiny: Engine, tmp_path: object) -> None:
-    tiny.model.save_pretrained(tmp_path, max_shard_size="1MB")
-    tiny.tokenizer.save_pretrained(tmp_path)
-    copy = load(Source("renamed", path=str(tmp_path)), CPU, torch.float32)
-    assert copy.spec.tokenizer_id == tiny.spec.tokenizer_id
-    again = load(Source("renamed-again", path=str(tmp_path)), CPU, torch.float32)
-    assert copy.spec == again.spec
-    copy.model.get_input_embeddings().weight.data[5, 0] += 1
-    copy.model.save_pretrained(tmp_path, max_shard_size="1MB")
-    assert load(Source("renamed", path=str(tmp_path)), CPU, torch.float32).spec != again.spec
-
-
-def test_what_is_missing_is_named(tmp_path: object) -> None:
-    with pytest.raises(NotFound, match=r"looked for .*config\.json"):
-        load(Source("x", path=str(tmp_path)), CPU, torch.float32)
-    with pytest.raises(NotFound, match="no embedded model"):
-        load(Source("x", zoo="tiny-99"), CPU, torch.float32)
-    with pytest.raises(ConfigError, match="names no shape"):
-        load(Source("x", load="dummy"), CPU, torch.float32)
-    with pytest.raises(ConfigError, match="weights or dummy"):
-        Source("x", load="magic")
-    with pytest.raises(ConfigError, match="dtype must be"):
-        resolve_dtype("int3", CPU)
-    if not torch.cuda.is_available():
-        with pytest.raises(ConfigError, match="no CUDA device"):
-            resolve_device("cuda")
 
 
 @pytest.mark.parametrize(("temperature", "top_p"), [(-1.0, 1.0), (float("nan"), 1.0), (1.0, 0.0), (1.0, 1.5)])

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 from conftest import has
-from test_run import FAST, content, folder, go
+from runs import FAST, content, folder, go
 
-from avpbench import meta
+from avpbench import describe
 from avpbench.errors import ConfigError
+from avpbench.hints import check
 from avpbench.launch import check_launcher, sweep_folder
 from avpbench.ledger import Ledger
 
@@ -164,10 +165,14 @@ def test_a_read_only_results_folder_is_one_message(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_a_launcher_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_launcher_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     check_launcher(["hydra/launcher=basic", "chain=2"])
+    check(["hydra/launcher=basic"])
     with pytest.raises(ConfigError, match="unknown hydra/launcher=slurn; did you mean slurm"):
-        check_launcher(["hydra/launcher=slurn"])
+        check(["hydra/launcher=slurn"])
+    (tmp_path / "hydra" / "launcher").mkdir(parents=True)
+    (tmp_path / "hydra" / "launcher" / "mine.yaml").write_text("_target_: mine\n")
+    check([f"--config-dir={tmp_path}", "hydra/launcher=mine"])
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"hydra/launcher=ray needs ray: pip install 'avpbench\[ray\]'"):
         check_launcher(["hydra/launcher=ray"])
@@ -176,9 +181,10 @@ def test_a_launcher_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) 
 def test_each_multirun_has_a_folder_of_its_own_in_its_results() -> None:
     assert sweep_folder(["results=/a/b", "-m", "chain=2"]).parent == Path("/a/b/.multirun")
     assert sweep_folder(["-m"]).parent == Path("results/runs/.multirun").absolute()
+    assert sweep_folder(["results='/a b'", "-m"]).parent == Path("/a b/.multirun")
     assert sweep_folder(["hydra.sweep.dir=/c"]) == Path("/c")
 
 
 def test_a_command_is_recorded_without_the_folders_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["/home/me/x/avpbench/__main__.py", "-m", "chain=2,4", "hydra.sweep.dir='/home/me/runs/1'"])
-    assert meta._command() == ["avpbench/__main__.py", "-m", "chain=2,4"]
+    assert describe._command() == ["avpbench/__main__.py", "-m", "chain=2,4"]

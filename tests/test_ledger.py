@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from conftest import has
-from test_run import folder, go
+from runs import folder, go
 
 from avpbench.config import compose
 from avpbench.errors import ConfigError, InUse, LaunchFailed, RecordsError
@@ -95,14 +95,18 @@ def test_a_job_says_where_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class _Answer:
-    """A job of submitit's whose answer lies there."""
+    """A job of submitit's; with `raises`, its answer lies there and is that error."""
 
-    def __init__(self, folder: Path) -> None:
-        self.paths = type("Paths", (), {"result_pickle": folder / "none", "stdout": folder / "log"})
-        self.job_id = "5_1"
+    def __init__(self, folder: Path, raises: Exception | None = None) -> None:
+        answer = folder / "result.pkl"
+        if raises is not None:
+            answer.touch()
+        self.paths = type("Paths", (), {"result_pickle": answer if raises else folder / "none", "stdout": folder / "log"})
+        self.job_id, self._raises = "5_1", raises
 
     def results(self) -> list[Any]:
-        return []
+        assert self._raises is not None
+        raise self._raises
 
 
 @needs_submitit
@@ -110,14 +114,18 @@ def test_a_job_that_died_is_a_failed_cell_and_one_that_answered_is_left(tmp_path
     from hydra_plugins.avpbench_launchers.jobs import _settle
 
     ledger = Ledger(tmp_path)
-    ledger.write(Entry(0, "seed=0", "done"))
-    ledger.write(Entry(1, "seed=1", "running", str(tmp_path / "cell")))
-    for number in range(3):
-        _settle(ledger, number, [f"seed={number}"], _Answer(tmp_path), lambda job: f"{job.job_id} is gone")
-    states = {entry.number: (entry.given, entry.state) for entry in ledger.entries()}
-    assert states == {0: ("seed=0", "done"), 1: ("seed=1", "failed"), 2: ("seed=2", "failed")}
-    assert "5_1 is gone; log: " in json.loads((tmp_path / "cell" / "failure.json").read_text())["message"]
-    assert LaunchFailed.__name__ == ledger.entries()[2].failure.error  # type: ignore[union-attr]
+    settled = ("done", "failed", "impossible", "left_out")
+    for number, state in enumerate(("stopped", "running", *settled)):
+        ledger.write(Entry(number, f"seed={number}", state, str(tmp_path / f"cell-{number}")))
+    for number in range(7):
+        answer = _Answer(tmp_path, OSError("no more room") if number == 0 else None)
+        _settle(ledger, number, [f"seed={number}"], answer, lambda job: f"{job.job_id} is gone")
+    assert [entry.state for entry in ledger.entries()] == ["failed", "failed", *settled, "failed"]
+    assert [entry.given for entry in ledger.entries()] == [f"seed={number}" for number in range(7)]
+    assert "5_1 is gone: OSError: no more room; log: " in json.loads((tmp_path / "cell-0" / "failure.json").read_text())["message"]
+    assert not (tmp_path / "cell-4").exists()
+    assert "5_1 is gone; log: " in json.loads((tmp_path / "cell-1" / "failure.json").read_text())["message"]
+    assert LaunchFailed.__name__ == ledger.entries()[6].failure.error  # type: ignore[union-attr]
 
 
 @needs_submitit

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_run import folder, go
+from runs import folder, go
 
 from avpbench import lock
 from avpbench.errors import InUse, RecordsError

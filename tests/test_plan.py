@@ -17,8 +17,9 @@ from avpbench.config import compose, identify_plain, model_config, plain
 from avpbench.errors import ConfigError
 from avpbench.estimate import History, Past, _shape, memory_bytes
 from avpbench.legal import check
+from avpbench.meta import here
 from avpbench.source import class_source
-from avpbench.store import Wanted, code_id
+from avpbench.store import Wanted
 
 FAST = ("tracker=console", "latency=off", "gates=off", "max_agent_tokens=4", "max_new_tokens=4", "chain=2")
 
@@ -42,7 +43,7 @@ def a_run(store: Path, values: dict[str, Any], samples: int, **changes: Any) -> 
     rows = [{"sample_id": f"s{i}", "correct": i % 2 == 0, "status": "ok"} for i in range(samples)]
     (folder / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     meta = {
-        "cell": identity.hash, "config": values, "identity": {"code": code_id(), "device": "cpu-x86_64"}, "num_samples": values["limit"],
+        "cell": identity.hash, "config": values, "identity": here() | {"device": "cpu-x86_64"}, "num_samples": values["limit"],
         "spent": {"ready": {"seconds": 3.0, "count": 1}, "quality": {"seconds": 2.0 * samples, "count": samples}}, "earlier": [],
     }  # fmt: skip
     (folder / "meta.json").write_text(json.dumps(meta | changes))
@@ -66,7 +67,7 @@ def test_done_partial_to_do_and_impossible(tmp_path: Path, capsys: pytest.Captur
         ("text", "to do", 10, 23.0),
     ]
     assert plan["seconds"] == 15.0 + 23.0 + 23.0
-    assert plan["counts"] == {"done": 1, "partial": 1, "to do": 2, "impossible": 0}
+    assert plan["counts"] == {"done": 1, "partial": 1, "to do": 2, "refused": 0, "impossible": 0}
     assert sorted(p.stat().st_mtime_ns for p in tmp_path.rglob("*")) == before  # nothing is written
     _, plan = planned(capsys, "strategy=raw,text", "think_steps=0,2", *words)
     assert plan["counts"] == {"done": 1, "partial": 0, "to do": 2, "impossible": 1}
@@ -96,7 +97,7 @@ def test_max_hours_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[str], m
     ("change", "why"),
     [
         ({"cell": "0000000000"}, "its folder holds cell 0000000000, another one"),
-        ({"identity": {"code": "other", "device": "cpu"}}, "its folder holds records of other code"),
+        ({"identity": here() | {"code": "other"}}, "its folder holds records of a run that differs in code (other then"),
         (None, "meta.json is not readable as JSON"),
     ],
 )
@@ -109,10 +110,10 @@ def test_a_folder_that_a_run_would_refuse_is_named(
         (folder / "meta.json").write_text('{"cell": ')
     _, plan = planned(capsys, *words)
     (row,) = plan["cells"]
-    assert row["state"] == "impossible"
+    assert row["state"] == "refused"
     assert why in row["why"]
     _, plan = planned(capsys, *words, "resume=anyway")
-    assert plan["cells"][0]["state"] == ("partial" if change else "impossible")
+    assert plan["cells"][0]["state"] == ("partial" if change else "refused")
 
 
 def test_broken_and_torn_lines_do_not_count(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -186,11 +187,14 @@ def test_a_probe_runs_one_block_that_the_cell_keeps(tmp_path: Path, capsys: pyte
     assert [(row["state"], row["samples_left"]) for row in plan["cells"]] == [("partial", 4), ("to do", 6)]
     assert plan["num_unknown"] == 0
     assert plan["seconds"] > 0
+    status, plan = planned(capsys, *words, "batch_size=auto", "--probe")
+    assert (status, plan["num_unknown"]) == (0, 0)
+    assert [row["samples_left"] for row in plan["cells"]] == [0, 6]
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_parameters_are_counted_from_the_shape(name: str) -> None:
-    found = _shape(None, None, json.dumps(plain(model_config(name))["shape"]))
+    found = _shape(None, json.dumps(plain(model_config(name))["shape"]))
     assert found is not None
     assert found.parameters == pytest.approx(PARAMETERS[name], rel=0.002)
 
@@ -218,6 +222,9 @@ def test_memory_is_weights_and_the_caches_of_a_batch() -> None:
     wide = memory_bytes(values_of(*words, "dtype=float32"), lookup)
     assert wide == 2 * found
     assert memory_bytes(values_of(*words, "model.path=/nowhere"), lookup) is None
+    few, most = (memory_bytes(values_of(*words, f"batch_size={size}", "limit=64"), lookup) for size in (64, "auto"))
+    assert few == most == pytest.approx(weights + 64 * tokens * 128 * 2**10, rel=0.002)
+    assert memory_bytes(values_of(*words, "batch_size=auto"), lookup) == memory_bytes(values_of(*words, "batch_size=256"), lookup)
 
 
 def test_time_is_taken_from_the_runs_most_like_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

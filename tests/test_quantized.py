@@ -11,51 +11,17 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import codecs, told
-from transformers import AutoModelForCausalLM, Qwen2Config
+from conftest import codecs
+from quantizing import chain, restored, restored_raw, strategy
 
 from avpbench import wire
-from avpbench.agents import Agent, Speak
-from avpbench.build import build
 from avpbench.codecs.levels import DROPPED, NATIVE
-from avpbench.config import compose
-from avpbench.core import AgentState, CacheCard, Parcel, Prefix
-from avpbench.engine.attention import demand, output_errors
+from avpbench.core import CacheCard, Parcel
 from avpbench.engine.batch import Start
-from avpbench.engine.bias import key_bias
-from avpbench.engine.capture import CAPTURES
-from avpbench.engine.continuation import Speech
 from avpbench.engine.engine import Engine
-from avpbench.engine.sampling import Sampling, generator
 from avpbench.errors import AvpBenchError, ConfigError, ControllerError, WireError
-from avpbench.links.direct import Direct
-from avpbench.strategies.quantized import Quantized
-from avpbench.strategies.raw import Raw
 
 CODECS = codecs()
-STORY = "Tom has 12 apples. Sue has 3 more apples than Tom. Ben has twice as many as Sue. How many do they have together?"
-
-
-def strategy(*words: str) -> Quantized:
-    built: Quantized = build(compose(["strategy=quantized", *words]).strategy)
-    return built
-
-
-def chain(engine: Engine, made: Quantized, hops: int, tokens: int = 16) -> list[tuple[AgentState, Parcel]]:
-    """Every hop's sender and the parcel that it sent, through bytes."""
-    agent, message, found = Agent(engine, made, Direct()), None, []
-    for hop in range(hops):
-        prompt = told(f"{STORY} ({hop})", "planner")
-        job = Speak((Speech(tokens, generator("x")),), Sampling())
-        state, _ = agent.act([agent.receive(message, prompt)], [prompt], job)[0]
-        message = agent.send(state, engine.spec).message
-        assert isinstance(message, memoryview)
-        found.append((state, wire.decode(message)))
-    return found
-
-
-def restored(made: Quantized, parcel: Parcel, engine: Engine) -> Prefix:
-    return made.inject(wire.decode(wire.encode(parcel)), engine)
 
 
 @pytest.mark.parametrize("codec", CODECS)
@@ -141,94 +107,6 @@ def test_eight_bits_change_next_to_nothing_and_two_do(tiny: Engine) -> None:
         start = Start(made.inject(made.export(state, tiny, tiny.spec), tiny), tiny.template.following("And?"))
         gaps.append(float((tiny.prefill([start]).logits_BV - exact).abs().max()))
     assert gaps[0] < 0.2 < gaps[1]
-
-
-def restored_raw(state: AgentState, engine: Engine) -> torch.Tensor:
-    prefix = Raw().inject(Raw().export(state, engine, engine.spec), engine)
-    return engine.prefill([Start(prefix, engine.template.following("And?"))]).logits_BV
-
-
-def with_bias(engine: Engine, deviation: float) -> Engine:
-    """The same model with a planted key bias, in a copy."""
-    config = Qwen2Config(**{k: v for k, v in engine.model.config.to_dict().items() if k != "dtype"})
-    config._attn_implementation = "sdpa"
-    model = AutoModelForCausalLM.from_config(config)
-    model.load_state_dict(engine.model.state_dict())
-    for layer in (0, len(model.model.layers) - 1):
-        noise = torch.randn(model.model.layers[layer].self_attn.k_proj.bias.shape, generator=torch.Generator().manual_seed(layer))
-        model.model.layers[layer].self_attn.k_proj.bias.data += deviation * noise
-    return Engine(model.eval(), engine.tokenizer, replace(engine.spec, weights_id=f"bias{deviation}"), engine.window, None, ())
-
-
-def test_the_key_bias_is_taken_out_exactly(tiny: Engine) -> None:
-    """Keys minus the turned bias are the keys of a model without it, for the first layer, whose input is the same."""
-    plain, biased = (with_bias(tiny, deviation) for deviation in (0.0, 50.0))
-    ids = tiny.template.first(STORY)
-    keys = [engine.prefill([Start(Prefix(), ids)]).caches[0].keys_HTD[0] for engine in (plain, biased)]
-    positions = torch.arange(len(ids))
-    removed = [k - key_bias(e.model, positions, [0])[0].values_HTD for k, e in zip(keys, (plain, biased), strict=True)]
-    assert float((removed[0] - removed[1]).abs().max()) < 1e-4
-    assert float((keys[0] - keys[1]).abs().max()) > 50
-
-
-def test_the_key_bias_decides_whether_int4_works(tiny: Engine) -> None:
-    engine = with_bias(tiny, 50.0)
-    state = chain(engine, strategy(), 1)[0][0]
-    truth = state.cache
-    errors = []
-    for keep in ("true", "false"):
-        made = strategy("strategy/controller=uniform", "strategy.budget_bits=5.6", f"strategy.key_bias={keep}")
-        cache = restored(made, made.export(state, engine, engine.spec), engine).cache
-        assert cache is not None
-        errors.append(float((cache.keys_HTD[0] - truth.keys_HTD[0]).square().mean()))
-    assert errors[0] < errors[1] / 50
-
-
-def test_demand_is_the_attention_of_what_comes_after(tiny: Engine) -> None:
-    """Against transformers' own eager attention, and its sum is one a query."""
-    state = chain(tiny, strategy(), 1)[0][0]
-    prefix = Raw().inject(Raw().export(state, tiny, tiny.spec), tiny)
-    ((queries, cache),) = tiny.behind([Start(prefix, tiny.template.following("And?"))], [(5, 6, 7)])
-    told_S = demand(queries, cache)
-    ids = torch.tensor([[*prefix.token_ids, *tiny.template.following("And?"), 5, 6, 7]])
-    tiny.model.set_attn_implementation("eager")
-    try:
-        maps = tiny.model(ids, output_attentions=True).attentions
-    finally:
-        tiny.model.set_attn_implementation("sdpa")
-    wanted_S = torch.stack([m[0, :, len(prefix.token_ids) :].mean((0, 1)) for m in maps]).mean(0)
-    assert torch.allclose(told_S, wanted_S, atol=1e-5)
-    assert float(told_S.sum()) == pytest.approx(1, abs=1e-4)
-    assert output_errors(queries, cache, cache) == [0.0] * tiny.spec.num_layers
-
-
-def test_captured_queries_and_predictions_are_the_pass_s_own(tiny: Engine) -> None:
-    """Two rows of unlike lengths that speak unlike lengths, against each row alone in one pass."""
-    agent = Agent(tiny, Raw(), Direct())
-    prompts = [told(STORY, "planner"), told("Tom has 3 apples.", "planner")]
-    scripts = ((5, 6, 7, 8, 9), tuple(range(10, 40)))
-    job = Speak(tuple(Speech(len(s), generator("x"), s) for s in scripts), Sampling())
-    done = agent.act([agent.receive(None, p) for p in prompts], prompts, job, needs=CAPTURES)
-    for state, continuation in done:
-        captured, span = state.captured, state.cache.span
-        ids = continuation.token_ids[:span]
-        ((queries, _),) = tiny.behind([Start(Prefix(), ids)], [()])
-        assert captured.window is not None
-        assert captured.window.positions_P.tolist() == list(range(span - 16, span))
-        for ours, theirs in zip(captured.window.layers, queries.layers, strict=True):
-            assert torch.allclose(ours, theirs[:, -16:], atol=2e-4)
-        assert captured.probes is not None
-        places = captured.probes.positions_P
-        for ours, theirs in zip(captured.probes.layers, queries.layers, strict=True):
-            assert torch.allclose(ours, theirs[:, places], atol=2e-4)
-        (logs,) = tiny.score([Start(Prefix(), ids[:1])], [ids[1:]])
-        assert captured.surprisal_T is not None
-        assert captured.entropy_T is not None
-        assert len(captured.surprisal_T) == span - captured.first
-        wanted = -logs.gather(1, torch.tensor(ids[1:])[:, None])[:, 0]
-        assert torch.allclose(captured.surprisal_T[1:], wanted, atol=1e-3)
-        entropy = -torch.where(logs > -torch.inf, logs.exp() * logs, 0.0).sum(1)
-        assert torch.allclose(captured.entropy_T[1:], entropy, atol=1e-3)
 
 
 def test_the_oracle_is_for_fidelity_only(tiny: Engine) -> None:

@@ -12,13 +12,18 @@ from typing import Any
 import pytest
 from test_plan import FAST, a_run, values_of
 
+from avpbench import failures, grids, lock
 from avpbench.__main__ import main
 from avpbench.commands.list import KINDS, entries
 from avpbench.commands.status import shown
-from avpbench.config import groups
-from avpbench.errors import RecordsError
-from avpbench.store import Records, read_json, whole_lines
-from avpbench.watch import Study, holder_of
+from avpbench.config import groups, identify_plain
+from avpbench.errors import ConfigError, NotFound, RecordsError
+from avpbench.failures import Failure
+from avpbench.files import read_json, whole_lines
+from avpbench.grid import Planned
+from avpbench.lock import holder_of
+from avpbench.store import Records, Wanted
+from avpbench.watch import Study
 
 OWN = Path(__file__).parent / "conf"
 
@@ -60,8 +65,10 @@ def test_status_sees_all_jobs_and_those_that_have_not_begun(tmp_path: Path, caps
     done, partial, held = (a_run(tmp_path, values_of(f"seed={k}", *words), n) for k, n in ((0, 4), (1, 2), (2, 1)))
     (done / "summary.json").write_text("{}")
     failed = a_run(tmp_path, values_of("seed=4", *words), 0)
-    (failed / "failure.json").write_text(json.dumps({"error": "NotFound", "message": "no model\nmore"}))
-    (held / "lock").write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
+    never = a_run(tmp_path, values_of("seed=5", *words), 0)
+    failures.write(failed, Failure.of(NotFound("no model\nmore")))
+    failures.write(never, Failure.of(ConfigError("no room")))
+    (held / "lock").write_text(json.dumps(lock._me()))
     note = {folder.name: {"given": f"seed={k}", "samples": 4, "blocks": 0, "scores": 0} for k, folder in enumerate((done, partial, held))}
     (tmp_path / "adhoc" / ".grids").mkdir()
     (tmp_path / "adhoc" / ".grids" / "a.json").write_text(
@@ -71,16 +78,17 @@ def test_status_sees_all_jobs_and_those_that_have_not_begun(tmp_path: Path, caps
     states = {name: (cell.state, cell.samples, cell.samples_wanted) for name, cell in found.items()}
     assert states == {
         "seed=0": ("done", 4, 4), "seed=1": ("partial", 2, 4), "seed=2": ("running", 1, 4), "seed=3": ("to do", 0, 4), failed.name: ("failed", 0, 4),
+        never.name: ("impossible", 0, 4),
     }  # fmt: skip
     assert found["seed=2"].note == f"process {os.getpid()} on {socket.gethostname()}"
     assert found[failed.name].note == "NotFound: no model"
     assert found["seed=0"].accuracy == 0.5
     assert main(["status", "adhoc", f"results={tmp_path}"]) == 0
     told = capsys.readouterr().out
-    assert "5 cells: 1 done, 1 failed, 1 partial, 1 running, 1 to do" in told
-    assert "7 of 20 samples" in told
+    assert "6 cells: 1 done, 1 failed, 1 impossible, 1 partial, 1 running, 1 to do" in told
+    assert "7 of 24 samples" in told
     assert main(["status", "adhoc", f"results={tmp_path}", "--json"]) == 0
-    assert len(json.loads(capsys.readouterr().out)) == 5
+    assert len(json.loads(capsys.readouterr().out)) == 6
 
 
 def test_status_follows_what_is_written_and_changes_nothing(tmp_path: Path) -> None:
@@ -122,18 +130,35 @@ def test_a_screen_is_not_flooded(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("said", "answer"),
     [
-        ({"pid": 2**22 + 5, "host": socket.gethostname()}, None),
-        ({"pid": 1, "host": "elsewhere"}, "process 1 on elsewhere"),
-        ({"pid": 1}, None),
-        ("no JSON", None),
+        ({}, "process {me} on {host}"),
+        ({"job": "7_3"}, "process {me} on {host} (SLURM job 7_3)"),
+        ({"pid": 2**22 + 5}, None),
+        ({"started": "long ago"}, None),  # the number is another process's by now
+        ({"pid": 1, "host": "elsewhere", "where": "elsewhere"}, "process 1 on elsewhere"),
+        ({"pid": 1, "where": "a container of this host"}, "process 1 on {host}"),
+        (None, None),
     ],
 )
-def test_who_holds_a_folder(said: object, answer: str | None, tmp_path: Path) -> None:
+def test_who_holds_a_folder(said: dict[str, object] | None, answer: str | None, tmp_path: Path) -> None:
     assert holder_of(tmp_path) is None
-    (tmp_path / "lock").write_text(said if isinstance(said, str) else json.dumps(said))
-    assert holder_of(tmp_path) == answer
+    (tmp_path / "lock").write_text("no JSON" if said is None else json.dumps(lock._me() | said))
+    assert holder_of(tmp_path) == (answer and answer.format(me=os.getpid(), host=socket.gethostname()))
     os.utime(tmp_path / "lock", (1, 1))
-    assert answer is None or "silent for" in str(holder_of(tmp_path))
+    assert ("silent for" in str(holder_of(tmp_path))) == ("where" in (said or {}))
+
+
+def test_a_grid_that_only_times_asks_for_no_samples(tmp_path: Path) -> None:
+    """Whatever the folder's own run asked for."""
+    words = (*FAST, f"results={tmp_path}", "limit=4")
+    folder = a_run(tmp_path, values_of(*words), 2)
+    values = values_of(*words, "quality=off")
+    grids.write([Planned("quality=off", (), values, identify_plain(values))])
+    assert grids.read(folder.parent) == {folder.name: grids.Note("quality=off", Wanted(0, 0, 0))}
+    (folder / "summary.json").write_text("{}")
+    assert [(cell.state, cell.samples_wanted) for cell in Study(folder.parent).look()] == [("done", 0)]
+    (next((folder.parent / ".grids").iterdir())).write_text('{"x": 1}')
+    with pytest.raises(RecordsError, match="is no note of a grid"):
+        Study(folder.parent).look()
 
 
 def test_a_study_that_is_not_there_is_one_message(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

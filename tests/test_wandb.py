@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_run import folder, go
+from runs import folder, go
 
 from avpbench.phases import quality
 from avpbench.records import HopRecord, SampleRecord, TurnRecord, read_samples

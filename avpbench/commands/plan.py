@@ -13,14 +13,14 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 
 from avpbench.composer import Composer
-from avpbench.config import compose, composing
+from avpbench.config import compose, composing, largest_batch
 from avpbench.errors import ConfigError
 from avpbench.estimate import Kind
 from avpbench.grid import Grid, grid
 from avpbench.hints import check, own_folders, without_folders
 from avpbench.planning import Outlook, Row, outlook
 from avpbench.progress import console, say
-from avpbench.report import bytes_text, table
+from avpbench.report import bytes_text, table, time_text
 from avpbench.sweep import impossible_lines, summary_line
 
 _FLAGS = ("-m", "--multirun", "--json", "--probe")
@@ -71,10 +71,8 @@ def _probe(found: Grid, plan: Outlook, always: Sequence[str]) -> None:
     kinds = {Kind.of(cell.values): cell for cell in reversed(found.cells) if str(cell.folder) in unknown}
     for cell in kinds.values():
         say(f"probe: {cell.given or cell.identity.folder}")
-        size = cell.values["batch_size"]
-        limit = size if cell.values["limit"] is None else min(size, cell.values["limit"])
         words = [word for word in cell.words if not word.startswith(("limit=", "latency.repeats="))]
-        run(*always, *words, f"limit={limit}", "latency.repeats=1")
+        run(*always, *words, f"limit={largest_batch(cell.values)}", "latency.repeats=1")
 
 
 def _as_json(plan: Outlook) -> dict[str, Any]:
@@ -106,10 +104,3 @@ def _show(plan: Outlook, found: Grid) -> None:
 def _cells(row: Row) -> list[str]:
     left = ["?" if n is None else str(n) for n in (row.samples_left, row.blocks_left)]
     return [row.given or "the only one", row.state, *left, bytes_text(row.memory_bytes), time_text(row.seconds)]
-
-
-def time_text(seconds: float | None) -> str:
-    """Seconds for people."""
-    if seconds is None:
-        return "?"
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -13,12 +13,11 @@ from rich.live import Live
 from rich.text import Text
 
 from avpbench.checks import near
-from avpbench.commands.plan import time_text
 from avpbench.config import compose
 from avpbench.errors import ConfigError
 from avpbench.meter import now_s
 from avpbench.progress import console, say
-from avpbench.report import table
+from avpbench.report import table, time_text
 from avpbench.watch import CellStatus, Study
 
 _EVERY_S = 2.0

@@ -13,9 +13,12 @@ from omegaconf import DictConfig, OmegaConf
 from avpbench.build import build
 from avpbench.config import compose
 from avpbench.errors import AvpBenchError, ConfigError, RecordsError
+from avpbench.files import read_json
 from avpbench.hints import check
+from avpbench.meta import read
 from avpbench.progress import say
-from avpbench.store import read_json, run_folders
+from avpbench.records import read_samples
+from avpbench.store import run_folders
 
 _LOGS = "wandb/*run-[0-9]*/*.wandb"  # not latest-run, which is one of them again
 _TRACKER = "avpbench.trackers.wandb.Wandb"
@@ -63,8 +66,6 @@ def is_whole(log: Path) -> bool:
 
 def _replayed(folder: Path, asked: DictConfig, chosen: bool) -> bool:
     """Tells a tracker of the run as if it happened now. False where the folder is not a run's or W&B did not take it."""
-    from avpbench.meta import read
-    from avpbench.records import read_samples
     from avpbench.summary import Summary
     from avpbench.trackers.wandb import Wandb
 

@@ -15,13 +15,13 @@ from weakref import WeakValueDictionary
 import torch
 
 from avpbench import digest
+from avpbench.config import ZOO
 from avpbench.core import ModelSpec
 from avpbench.engine.cache import refuse_partial_attention
 from avpbench.engine.engine import Engine
 from avpbench.engine.identity import spec, weights_id
 from avpbench.errors import ConfigError, NotFound, cause
 
-ZOO = Path(__file__).parent.parent / "zoo"
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 WAYS_ON = "Ways on: log in or connect (`hf auth login`) for the hub; model.path=DIR; model.load=dummy for timing with random weights"
 _TOKENIZER_FILES = ["*.json", "*.jinja", "*.txt", "*.model"]

@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar, final
 
 from avpbench.cell import Cell
+from avpbench.config import LARGEST_BATCH
 from avpbench.engine.continuation import memory_errors
 from avpbench.errors import AvpBenchError, OutOfMemory
 from avpbench.progress import progress
 from avpbench.records import FidelityRecord, Journal, SampleRecord
 
-LARGEST = 256  # where batch_size=auto begins
 _log = logging.getLogger(__name__)
 R = TypeVar("R", SampleRecord, FidelityRecord)
 
@@ -26,7 +26,7 @@ class Size:
 
     def __init__(self, batch_size: int | str) -> None:
         self._auto = batch_size == "auto"
-        self.now = LARGEST if isinstance(batch_size, str) else batch_size
+        self.now = LARGEST_BATCH if isinstance(batch_size, str) else batch_size
 
     def did_not_fit(self, tried: int) -> None:
         """A batch of so many ran out of memory."""

@@ -26,10 +26,10 @@ from transformers.utils import logging
 
 from avpbench.engine.identity import weights_id
 from avpbench.errors import ConfigError
+from avpbench.files import write_json
 from avpbench.meter import now_s
 from avpbench.progress import progress, say
 from avpbench.prompts import ChatTemplate
-from avpbench.records import write_json
 from avpbench.zoo.corpus import IGNORE, Corpus, Feed
 from avpbench.zoo.member import HERE, begun, draw, save, tokenizer_of
 from avpbench.zoo.transcripts import Mix

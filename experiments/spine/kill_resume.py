@@ -5,7 +5,6 @@ python experiments/spine/kill_resume.py [kills]
 
 from __future__ import annotations
 
-import json
 import random
 import subprocess
 import sys
@@ -13,6 +12,9 @@ import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
+from runs import content
 
 WORDS = ("tracker=console", "latency.repeats=4", "batch_size=4", "limit=160", "chain=4")
 
@@ -25,14 +27,11 @@ def samples(results: Path) -> Path | None:
     return next(results.rglob("samples.jsonl"), None)
 
 
-def content(path: Path) -> list[dict[str, Any]]:
-    """Samples without process numbers and seconds."""
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
-    for row in rows:
-        del row["end_to_end_s"]
-        for hop in row["hops"]:
-            del hop["sender_pid"], hop["receiver_pid"], hop["stages_s"]
-    return rows
+def left(results: Path) -> list[dict[str, Any]]:
+    """What a run that ended left, timings aside."""
+    path = samples(results)
+    assert path
+    return content(path.parent)
 
 
 def disturbed(results: Path, rng: random.Random, within_s: float, kills: int) -> int:
@@ -59,14 +58,14 @@ def main(wanted: int) -> None:
         began = time.monotonic()
         subprocess.run(command(calm), check=True, stdout=subprocess.DEVNULL)
         lasts = time.monotonic() - began
-        truth = content(samples(calm))  # type: ignore[arg-type]
+        truth = left(calm)
         print(f"undisturbed: {len(truth)} samples in {lasts:.0f} s")
         kills = runs = 0
         while kills < wanted:
             runs += 1
             wild = Path(folder) / f"wild-{runs}"
             kills += disturbed(wild, rng, lasts / 2, wanted - kills)
-            same = content(samples(wild)) == truth  # type: ignore[arg-type]
+            same = left(wild) == truth
             print(f"run {runs}, {kills} kills so far: samples.jsonl {'is the same as' if same else 'DIFFERS from'} the undisturbed run's")
             if not same:
                 sys.exit(1)

@@ -25,8 +25,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
+from runs import content
+
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "tests"))
 TURNS = ("SIGKILL", "SIGTERM", "SIGUSR2", "requeue")
 AXES = ("strategy=raw,reprefill,text_full,blank", "chain=2,4", "seed=0,1,2")  # 24 cells
 WORDS = ("tracker=console", "latency=off", "batch_size=2", "max_agent_tokens=160", "gates=fast")
@@ -74,16 +76,9 @@ def command(results: Path, problems: int, axes: list[str]) -> list[str]:
     ]
 
 
-def content(results: Path) -> dict[str, list[dict[str, Any]]]:
-    """Samples by cell, without process numbers and seconds, in the order written."""
-    found = {}
-    for path in sorted(results.glob("adhoc/*/samples.jsonl")):
-        found[path.parent.name] = [json.loads(line) for line in path.read_text().splitlines()]
-        for row in found[path.parent.name]:
-            del row["end_to_end_s"]
-            for hop in row["hops"]:
-                del hop["sender_pid"], hop["receiver_pid"], hop["stages_s"]
-    return found
+def contents(results: Path) -> dict[str, list[dict[str, Any]]]:
+    """Samples by cell, timings aside, in the order written."""
+    return {path.parent.name: content(path.parent) for path in sorted(results.glob("adhoc/*/samples.jsonl"))}
 
 
 def holders(results: Path) -> list[tuple[str, int, str]]:
@@ -162,7 +157,7 @@ def main() -> int:
         if calm.returncode:
             print(calm.stdout, calm.stderr)
             return 1
-        truth = content(folder / "calm")
+        truth = contents(folder / "calm")
         samples = sum(len(rows) for rows in truth.values())
         print(f"undisturbed: {len(truth)} cells, {samples} samples, {time.monotonic() - began:.0f} s", flush=True)
         struck: Counter[str] = Counter()
@@ -170,7 +165,7 @@ def main() -> int:
         while struck.total() < args.kills:
             runs += 1
             struck = disturbed(args, folder / f"wild-{runs}", axes, env, struck)
-            found = content(folder / f"wild-{runs}")
+            found = contents(folder / f"wild-{runs}")
             same = {cell: found.get(cell) == rows for cell, rows in truth.items()}
             print(f"study {runs}: {sum(same.values())} of {len(truth)} samples.jsonl are the same as the undisturbed ones")
             if set(found) != set(truth) or not all(same.values()):

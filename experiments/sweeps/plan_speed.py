@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from avpbench.config import compose, plain
-from avpbench.store import code_id
+from avpbench.meta import here
 
 GRID = ("strategy=raw,text,blank,adaptive", "strategy/controller=uniform,snapkv,recency", "chain=2,4", "seed=range(834)", "limit=1")
 FAST = ("latency=off", "fidelity=off")
@@ -43,7 +43,7 @@ def finish(cell: dict[str, Any], config: dict[str, Any]) -> None:
     """A folder as a run of this cell leaves it, as far as a plan looks."""
     folder = Path(cell["folder"])
     folder.mkdir(parents=True)
-    meta = {"cell": folder.name.rpartition("-")[2], "identity": {"code": code_id(), "device": "cpu-x"}, "num_samples": 1}
+    meta = {"cell": folder.name.rpartition("-")[2], "identity": here() | {"device": "cpu-x"}, "num_samples": 1}
     spent = {"ready": {"seconds": 1.0, "count": 1}, "quality": {"seconds": 1.0, "count": 1}}
     (folder / "meta.json").write_text(json.dumps(meta | {"spent": spent, "earlier": [], "config": config}))
     (folder / "samples.jsonl").write_text(json.dumps({"sample_id": "a", "correct": True, "status": "ok"}) + "\n")

@@ -174,7 +174,7 @@ class LocalJobs(_Jobs):
     _EXECUTOR = "local"
 
     def _requests(self) -> dict[str, Any]:
-        return {**self.params}
+        return dict(self.params)
 
     def _room(self, num_alive: int) -> int:
         return max(0, self._parallel - num_alive)
@@ -189,7 +189,7 @@ class LocalJobs(_Jobs):
 def _settle(ledger: Ledger, number: int, overrides: Sequence[str], job: Any, fate: Callable[[Any], str]) -> None:
     """Makes a failed cell of a job that died, or whose answer is an error."""
     entry = {e.number: e for e in ledger.entries()}.get(number) or Entry(number, " ".join(filter_overrides(overrides)), "running")
-    if entry.state in ("done", "failed", "left_out"):
+    if entry.state not in ("running", "stopped"):
         return
     said = ""
     if job.paths.result_pickle.exists():

@@ -1,0 +1,106 @@
+"""A run as it begins: on which machine, with which libraries, models and data."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from avpbench import digest
+from avpbench.cell import Cell
+from avpbench.config import Identity
+from avpbench.engine.engine import Engine
+from avpbench.engine.work import work_of
+from avpbench.meta import Meta, here, version
+from avpbench.meter import measured_rates
+
+_PACKAGE = Path(__file__).parent
+_VERSIONS = ("torch", "transformers", "tokenizers", "hydra-core", "omegaconf", "datasets", "wandb", "safetensors", "numpy", "pyzmq")
+
+
+def describe(identity: Identity, cell: Cell, config: dict[str, Any]) -> Meta:
+    """The run as it begins, on this machine, at this time, before its gates."""
+    engines = list(dict.fromkeys(agent.engine for agent in cell.agents))
+    first = engines[0]
+    return Meta(
+        cell=identity.hash,
+        study=identity.study,
+        strategy=identity.strategy,
+        tags=[cell.task.name, first.spec.name, f"chain{cell.settings.chain}", cell.settings.question],
+        identity={
+            "weights": [engine.spec.weights_id for engine in engines],
+            "tokenizers": [engine.spec.tokenizer_id for engine in engines],
+            "data": cell.task.fingerprint,
+            "dtype": first.spec.dtype,
+            "device": device_name(first.device),
+            **here(),
+        },
+        models=[asdict(engine.spec) | {"commit": engine.commit} for engine in engines],
+        notes=list(dict.fromkeys(note for engine in engines for note in engine.notes)),
+        context_tokens=cell.context_tokens,
+        seed=cell.settings.seed,
+        gates=[],
+        git=_git(),
+        versions={name: version(name) for name in _VERSIONS} | {"python": platform.python_version()},
+        cuda=torch.version.cuda,
+        driver=_driver(),
+        threads=torch.get_num_threads(),
+        host=platform.node(),
+        command=_command(),
+        began=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        config=config,
+        roofline=_roofline(cell.agents[-1].engine) if config["latency"]["enabled"] else None,
+        resumed_anyway=[],
+        spent={},
+        num_samples=cell.num_samples,
+        earlier=[],
+    )
+
+
+def _roofline(engine: Engine) -> dict[str, Any]:
+    return asdict(measured_rates(engine.device, engine.model.dtype, torch.get_num_threads())) | asdict(work_of(engine))
+
+
+def device_name(device: torch.device) -> str:
+    """The device's own name, e.g. of the GPU; for a CPU its architecture."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu-{platform.machine()}"
+
+
+def _driver() -> str | None:
+    """The NVIDIA driver's version; None without one."""
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+        return str(pynvml.nvmlSystemGetDriverVersion())
+    except pynvml.NVMLError:
+        return None
+
+
+def _command() -> list[str]:
+    """The words that were given, whatever folder the program lies in and the sweep was sent to."""
+    program = Path(sys.argv[0])
+    words = [word for word in sys.argv[1:] if not word.startswith("hydra.sweep.dir=")]
+    return ["/".join(program.parts[-2:]), *words]
+
+
+def _git() -> dict[str, str | None]:
+    """The commit, and a hash of what differs from it; None without git or outside a checkout of this package."""
+
+    def ask(*words: str) -> str | None:
+        try:
+            done = subprocess.run(["git", "-C", str(_PACKAGE), *words], capture_output=True, text=True, check=False)
+        except OSError:
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    if ask("ls-files", "--error-unmatch", "describe.py") is None:  # e.g. installed inside somebody else's repository
+        return {"commit": None, "dirty": None}
+    diff = ask("diff", "HEAD")
+    return {"commit": ask("rev-parse", "HEAD"), "dirty": digest.of_text(diff) if diff else None}
