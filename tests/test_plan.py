@@ -70,7 +70,7 @@ def test_done_partial_to_do_and_impossible(tmp_path: Path, capsys: pytest.Captur
     assert plan["counts"] == {"done": 1, "partial": 1, "to do": 2, "refused": 0, "impossible": 0}
     assert sorted(p.stat().st_mtime_ns for p in tmp_path.rglob("*")) == before  # nothing is written
     _, plan = planned(capsys, "strategy=raw,text", "think_steps=0,2", *words)
-    assert plan["counts"] == {"done": 1, "partial": 0, "to do": 2, "impossible": 1}
+    assert plan["counts"] == {"done": 1, "partial": 0, "to do": 2, "refused": 0, "impossible": 1}
     (why,) = [row["why"] for row in plan["cells"] if row["state"] == "impossible"]
     assert "strategy=text hands over words" in why
 
