@@ -187,7 +187,7 @@ def test_a_probe_runs_one_block_that_the_cell_keeps(tmp_path: Path, capsys: pyte
     assert [(row["state"], row["samples_left"]) for row in plan["cells"]] == [("partial", 4), ("to do", 6)]
     assert plan["num_unknown"] == 0
     assert plan["seconds"] > 0
-    status, plan = planned(capsys, *words, "batch_size=auto", "--probe")
+    status, plan = planned(capsys, *words, "batch_size=auto", f"results={tmp_path / 'auto'}", "--probe")
     assert (status, plan["num_unknown"]) == (0, 0)
     assert [row["samples_left"] for row in plan["cells"]] == [0, 6]
 

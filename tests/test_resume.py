@@ -24,7 +24,7 @@ def test_a_larger_limit_extends_and_nothing_is_done_twice(tmp_path: Path, capsys
     go(tmp_path, "limit=6")
     assert "resuming" not in capsys.readouterr().out
     go(tmp_path, "limit=6")
-    assert "resuming: 6 of 6 samples and 0 timed blocks are here" in capsys.readouterr().out
+    assert "resuming: 6 of 6 samples and 0 timed repeats are here" in capsys.readouterr().out
     assert go(tmp_path, "limit=11")["num_samples"] == 11
     assert "resuming: 6 of 11 samples" in capsys.readouterr().out
     assert go(tmp_path, "limit=3")["num_samples"] == 3
