@@ -24,7 +24,7 @@ def publish(study: str, runs: Path, published: Path = PUBLISHED, some: bool = Fa
     Damaged for a torn record, and where all studies together would be larger than LIMIT_BYTES.
     """
     folders = sorted(p for p in (runs / study).glob("*/") if (p / "meta.json").exists())
-    unfinished = [p for p in folders if not (p / "summary.json").exists()]
+    unfinished = [p for p in folders if not is_finished(p)]
     if unfinished and not some:
         raise Unfinished(
             f"{len(unfinished)} runs of {study} are not finished: {', '.join(p.name for p in unfinished[:3])} ...; run them again"
@@ -46,6 +46,11 @@ def publish(study: str, runs: Path, published: Path = PUBLISHED, some: bool = Fa
     if (size := folder_bytes(published)) > LIMIT_BYTES:
         raise Damaged(f"{published} holds {size / 1e6:.1f} MB, at most {LIMIT_BYTES / 1e6:.0f} may be committed; publish fewer samples")
     return out
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether the run's last session came to its end: until then a summary may be an earlier session's."""
+    return (folder / "summary.json").exists() and bool(json.loads((folder / "meta.json").read_text(encoding="utf-8"))["spent"])
 
 
 def folder_bytes(folder: Path) -> int:

@@ -20,4 +20,4 @@ def run(*overrides: str) -> Summary:
     from avpbench.runner import execute
 
     check(overrides)
-    return execute(compose(overrides))
+    return execute(compose(overrides), overrides)

@@ -29,6 +29,8 @@ def _run(words: list[str]) -> int:
 
 
 def _one(words: list[str]) -> int:
+    from hydra.core.hydra_config import HydraConfig
+
     from avpbench.failures import Failure
     from avpbench.job import attempt
     from avpbench.launch import through_hydra
@@ -37,7 +39,7 @@ def _one(words: list[str]) -> int:
 
     def cell(cfg: DictConfig) -> None:
         print("avpbench: starting", flush=True)  # before torch is imported
-        if isinstance(came := attempt(cfg, explain=True), Failure):
+        if isinstance(came := attempt(cfg, HydraConfig.get().overrides.task, explain=True), Failure):
             failed.append(came)
 
     through_hydra(cell, words)

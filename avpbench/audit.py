@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, final
@@ -20,10 +21,13 @@ from avpbench.breakeven import measure
 from avpbench.build import build
 from avpbench.config import identify_plain, model_config, model_folder, plain, role_models
 from avpbench.engine.identity import weights_id
+from avpbench.engine.load import tokenizer_of
+from avpbench.engine.vocabulary import meet
 from avpbench.errors import AvpBenchError, NotFound, RecordsError, cause
 from avpbench.files import read_json, whole_lines
 from avpbench.prompts import prompt_hash
 from avpbench.records import FAILED, FidelityRecord, LatencyRecord, SampleRecord
+from avpbench.setup import sources_of
 from avpbench.store import code_id
 from avpbench.strategies.strategy import Parts, Strategy
 from avpbench.summary import REFERENCE
@@ -58,28 +62,42 @@ class Audit:
 def audit(folder: Path) -> Audit:
     """Everything that can be checked of one run, without changing it."""
     found = Audit(folder)
-    try:
+    with _judged(found, "meta.json is not one of this version"):
         meta, summary = read_json(folder / "meta.json"), read_json(folder / "summary.json")
         if not meta:
             raise RecordsError(f"there are records and no meta.json in {folder}: whose they are is not known")
         _identity(found, meta)
+        _models(found, meta)
         samples = _records(found, "samples", SampleRecord)
         latency = _records(found, "latency", LatencyRecord)
         fidelity = _records(found, "fidelity", FidelityRecord)
         found.num_samples = len(samples)
         _duplicates(found, samples, latency, fidelity)
-        _grades(found, samples)
-        _weights(found, meta)
+        with _judged(found, "samples.jsonl does not hold together"):
+            _grades(found, samples)
         ids = _data(found, meta, samples, latency, fidelity)
-        if summary:
+        if not summary:
+            found.notes.append("not finished: there is no summary.json yet")
+        elif not meta["spent"]:
+            found.notes.append("not finished: summary.json is an earlier session's, and not checked")
+        else:
             ours = [s for s in samples if ids is None or s.sample_id in ids]
             scores = [f for f in fidelity if ids is None or f.sample_id in ids]
-            _aggregates(found, meta, summary, ours, latency, scores)
-        else:
-            found.notes.append("not finished: there is no summary.json yet")
-    except (AvpBenchError, KeyError, TypeError, AttributeError) as error:
-        found.wrong(str(error) if isinstance(error, AvpBenchError) else f"meta.json is not one of this version ({cause(error)})")
+            _whole(found, meta, ids, ours, scores)
+            with _judged(found, "the records do not hold together"):
+                _aggregates(found, meta, summary, ours, latency, scores)
     return found
+
+
+@contextmanager
+def _judged(found: Audit, otherwise: str) -> Iterator[None]:
+    """What cannot be read or counted is a difference too."""
+    try:
+        yield
+    except AvpBenchError as error:
+        found.wrong(str(error))
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        found.wrong(f"{otherwise} ({cause(error)})")
 
 
 def _identity(found: Audit, meta: dict[str, Any]) -> None:
@@ -101,16 +119,27 @@ def _identity(found: Audit, meta: dict[str, Any]) -> None:
         found.wrong("gates did not hold", failed)
 
 
-def _weights(found: Audit, meta: dict[str, Any]) -> None:
-    """The weights' digests, of models whose files lie in a folder; others would have to be fetched."""
-    config, recorded = meta["config"], meta["identity"]["weights"]
-    models = {name: plain(model_config(name)) if name else config["model"] for name in role_models(config)}
+def _models(found: Audit, meta: dict[str, Any]) -> None:
+    """The digests of weights and tokenizers, of models whose files lie in a folder; others would have to be fetched."""
+    config, identity = meta["config"], meta["identity"]
+    cfg = OmegaConf.create(config)
+    for key, name in (("weights", "weights_id"), ("tokenizers", "tokenizer_id")):
+        found.same(f"{name} of the models in meta.json", [model[name] for model in meta["models"]], identity[key])
+    models = {name: plain(model_config(name, cfg.model)) if name else config["model"] for name in role_models(config)}
     for model in models.values():
         folder = model_folder(model)
         if folder is None or not folder.is_dir():
             found.notes.append(f"the weights of {model['name']} are not checked: they are not in a folder here")
-        elif (now := weights_id(folder)) not in recorded:
-            found.wrong(f"the weights of {model['name']} are {recorded} in meta.json, {now} in {folder}")
+        elif (now := weights_id(folder)) not in identity["weights"]:
+            found.wrong(f"the weights of {model['name']} are {identity['weights']} in meta.json, {now} in {folder}")
+    for source in dict.fromkeys(sources_of(cfg, cfg.chain)):
+        try:
+            now = meet(tokenizer_of(source)[0])
+        except NotFound:
+            found.notes.append(f"the tokenizer of {source.name} is not checked: it is not here")
+        else:
+            if now not in identity["tokenizers"]:
+                found.wrong(f"the tokenizer of {source.name} is {identity['tokenizers']} in meta.json, {now} here")
 
 
 def _records(found: Audit, name: str, kind: type[R]) -> list[R]:
@@ -151,6 +180,8 @@ def _grades(found: Audit, samples: list[SampleRecord]) -> None:
             other.append(f"{s.sample_id} ({s.prediction!r}, {s.correct}; graded again {now.prediction!r}, {now.correct})")
     if other:
         found.wrong("grades differ", other)
+    if other := [s.sample_id for s in samples if s.turns and s.turns[-1].said != s.completion]:
+        found.wrong("the completion is not what the last agent said", other)
 
 
 def _data(
@@ -175,6 +206,17 @@ def _data(
     if other := [s.sample_id for s in samples if golds.get(s.sample_id, s.gold) != s.gold]:
         found.wrong("golds differ from the data's", other)
     return set(list(golds)[:wanted])
+
+
+def _whole(found: Audit, meta: dict[str, Any], ids: set[str] | None, samples: list[SampleRecord], fidelity: list[FidelityRecord]) -> None:
+    """Of a finished run nothing may be missing: what is not there is not in any denominator."""
+    present = {"samples.jsonl": {s.sample_id for s in samples}, "fidelity.jsonl": {f.sample_id for f in fidelity}}
+    asked = {"samples.jsonl": meta["config"]["quality"]["enabled"], "fidelity.jsonl": bool(fidelity)}  # which a cell may be unable to
+    for name, have in present.items():
+        if asked[name] and ids is not None and (missing := sorted(ids - have)):
+            found.wrong(f"{name} misses {len(missing)} of {len(ids)}", missing)
+        elif asked[name] and len(have) < meta["num_samples"]:
+            found.wrong(f"{name} holds {len(have)} of {meta['num_samples']}")
 
 
 def _aggregates(

@@ -1,14 +1,16 @@
 """A cell in a process of its own: what kills it costs that cell only, and its memory peaks are its own. Light to import.
 
-python -m avpbench.child CONFIG ANSWER EXPLAIN
+python -m avpbench.child CONFIG WORDS ANSWER EXPLAIN
 """
 
 from __future__ import annotations
 
+import ctypes
 import json
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -27,10 +29,10 @@ if TYPE_CHECKING:
     from avpbench.summary import Summary
 
 
-def isolated(cfg: DictConfig, explain: bool) -> Summary | Failure:
+def isolated(cfg: DictConfig, words: Sequence[str], explain: bool) -> Summary | Failure:
     """Runs the cell in a child and waits for it. A child that dies without an answer is a failure of its cell, written there.
 
-    SIGINT, SIGTERM and SIGUSR2 are passed on to the child, and once it has ended to whoever handled them here.
+    SIGINT, SIGTERM, SIGUSR2 and SIGHUP are passed on to the child, and once it has ended to whoever handled them here.
     """
     from avpbench.stop import relayed
     from avpbench.summary import Summary
@@ -38,7 +40,7 @@ def isolated(cfg: DictConfig, explain: bool) -> Summary | Failure:
     with TemporaryDirectory(prefix="avpbench-") as name:
         config, answer = Path(name) / "config.yaml", Path(name) / "answer.json"
         OmegaConf.save(cfg, config)
-        command = [sys.executable, "-m", "avpbench.child", str(config), str(answer), str(int(explain))]
+        command = [sys.executable, "-m", "avpbench.child", str(config), json.dumps(list(words)), str(answer), str(int(explain))]
         child = subprocess.Popen(command, process_group=0)  # a Ctrl-C reaches it through us, once
         with relayed(child.send_signal):
             code = child.wait()
@@ -57,17 +59,24 @@ def _death(code: int) -> str:
     return f"the cell's process was killed by {signal.Signals(-code).name}{why}"
 
 
-def main(config: str, answer: str, explain: str) -> int:
+def main(config: str, words: str, answer: str, explain: str) -> int:
     """The child's side. Returns the exit status."""
+    _end_with_parent()
     cfg = OmegaConf.load(config)
     assert isinstance(cfg, DictConfig)
     cfg.isolate = None  # this is the process of its own
-    came = attempt(cfg, explain == "1")
+    came = attempt(cfg, json.loads(words), explain == "1")
     if isinstance(came, Failure):
         write_json(Path(answer), {"failure": asdict(came)})
         return 1
     write_json(Path(answer), {"failure": None, "summary": came.row()})
     return 0
+
+
+def _end_with_parent() -> None:
+    """Whoever waits for this process may be killed: then this is preempted, and the cell is free again."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, int(signal.SIGTERM))  # PR_SET_PDEATHSIG
 
 
 if __name__ == "__main__":

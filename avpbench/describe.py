@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import platform
 import subprocess
-import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,8 @@ _PACKAGE = Path(__file__).parent
 _VERSIONS = ("torch", "transformers", "tokenizers", "hydra-core", "omegaconf", "datasets", "wandb", "safetensors", "numpy", "pyzmq")
 
 
-def describe(identity: Identity, cell: Cell, config: dict[str, Any]) -> Meta:
-    """The run as it begins, on this machine, at this time, before its gates."""
+def describe(identity: Identity, cell: Cell, config: dict[str, Any], words: Sequence[str]) -> Meta:
+    """The run of these words as it begins, on this machine, at this time, before its gates."""
     engines = list(dict.fromkeys(agent.engine for agent in cell.agents))
     first = engines[0]
     return Meta(
@@ -52,7 +52,7 @@ def describe(identity: Identity, cell: Cell, config: dict[str, Any]) -> Meta:
         driver=_driver(),
         threads=torch.get_num_threads(),
         host=platform.node(),
-        command=_command(),
+        command=["avpbench", *words],
         began=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         config=config,
         roofline=_roofline(cell.agents[-1].engine) if config["latency"]["enabled"] else None,
@@ -81,13 +81,6 @@ def _driver() -> str | None:
         return str(pynvml.nvmlSystemGetDriverVersion())
     except pynvml.NVMLError:
         return None
-
-
-def _command() -> list[str]:
-    """The words that were given, whatever folder the program lies in and the sweep was sent to."""
-    program = Path(sys.argv[0])
-    words = [word for word in sys.argv[1:] if not word.startswith("hydra.sweep.dir=")]
-    return ["/".join(program.parts[-2:]), *words]
 
 
 def _git() -> dict[str, str | None]:

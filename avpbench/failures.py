@@ -54,6 +54,11 @@ class Failure:
         return self.error in (ConfigError.__name__, IncompatibleModels.__name__)
 
     @property
+    def held(self) -> bool:
+        """Whether another run has the cell: that run tells how it goes."""
+        return self.error == InUse.__name__
+
+    @property
     def line(self) -> str:
         """The error's kind and the first line of its message."""
         first = self.message.strip().splitlines()[:1]

@@ -41,7 +41,7 @@ def write(cells: Sequence[Planned]) -> None:
 def read(study: Path) -> dict[str, Note]:
     """The notes of a study by the cell's folder. Raises RecordsError for a file that is none."""
     found = {}
-    for path in sorted(study.glob(f"{_FOLDER}/*.json")):
+    for path in sorted(study.glob(f"{_FOLDER}/*.json"), key=lambda note: note.stat().st_mtime_ns):  # the latest counts
         try:
             for name, row in read_json(path).items():
                 found[name] = Note(row.pop("given"), Wanted(**row))

@@ -10,6 +10,7 @@ import socket
 import sys
 import traceback
 import warnings
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -46,12 +47,12 @@ def job(cfg: DictConfig) -> None:
         with suppress(Exception):  # of a config that names no cell; the attempt tells what is wrong with it
             entry = replace(entry, folder=str(identify(cfg).within(cfg.results)))
         ledger.write(entry)
-        came = attempt(cfg, explain=False)
+        came = attempt(cfg, hydra.overrides.task, explain=False)
     except BaseException:
         ledger.write(replace(entry, state="stopped"))
         raise
     if isinstance(came, Failure):
-        state: State = "impossible" if came.impossible else "failed"
+        state: State = "impossible" if came.impossible else "held" if came.held else "failed"
         print(f"avpbench: {state}: {given}: {came.line}", flush=True)
         ledger.write(replace(entry, state=state, failure=came))
     else:
@@ -64,8 +65,8 @@ def place() -> str:
     return ", ".join([f"{socket.gethostname()}, process {os.getpid()}", *(f"{key} {value}" for key, value in seen.items() if value)])
 
 
-def attempt(cfg: DictConfig, explain: bool) -> Summary | Failure:
-    """Runs a cell, here or (`isolate=process`) in a process of its own. What goes wrong with it is an answer too.
+def attempt(cfg: DictConfig, words: Sequence[str], explain: bool) -> Summary | Failure:
+    """Runs the cell that these words gave, here or (`isolate=process`) in a process of its own. What goes wrong with it is an answer too.
 
     A traceback is printed for what is not the user's to mend. KeyboardInterrupt and Preempted pass.
     """
@@ -76,10 +77,10 @@ def attempt(cfg: DictConfig, explain: bool) -> Summary | Failure:
         if cfg.isolate == "process":
             from avpbench.child import isolated
 
-            return isolated(cfg, explain)
+            return isolated(cfg, words, explain)
         from avpbench.runner import execute
 
-        return execute(cfg, explain)
+        return execute(cfg, words, explain)
     except (AvpBenchError, HydraException, OmegaConfBaseException, OSError) as error:
         return Failure.of(error)
     except Exception as error:

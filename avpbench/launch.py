@@ -7,13 +7,15 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import yaml
 from omegaconf import DictConfig
 
 from avpbench.config import CONF
-from avpbench.errors import ConfigError, RecordsError
+from avpbench.errors import AvpBenchError, ConfigError, LaunchFailed, RecordsError, cause
+from avpbench.failures import Failure, write
 from avpbench.files import make_folder
 from avpbench.ledger import Entry, Ledger, distinct
 
@@ -27,6 +29,20 @@ def check_launcher(words: Sequence[str]) -> None:
         library, extra = _NEEDS.get(name, (None, None))
         if key == "hydra/launcher" and library and importlib.util.find_spec(library) is None:
             raise ConfigError(f"hydra/launcher={name} needs {library}: pip install 'avpbench[{extra}]'")
+        if key == "hydra/launcher" and name == "ray":
+            _check_ray(words)
+
+
+def _check_ray(words: Sequence[str]) -> None:
+    """Ray waits for ever for what its machine has not."""
+    from avpbench.estimate import has_gpu
+
+    elsewhere = any(word.startswith("hydra.launcher.ray.init.address=") for word in words)
+    if not elsewhere and not has_gpu() and not any(word.startswith("hydra.launcher.ray.remote.num_gpus=") for word in words):
+        raise ConfigError(
+            "hydra/launcher=ray asks for one GPU a cell and this machine has none; hydra.launcher.ray.remote.num_gpus=0, or"
+            " hydra.launcher.ray.init.address=auto for a cluster that has some"
+        )
 
 
 def sweep_folder(words: Sequence[str]) -> Path:
@@ -34,7 +50,8 @@ def sweep_folder(words: Sequence[str]) -> Path:
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     wanted = [word for word in words if word.startswith(("hydra.sweep.dir=", "results="))]
-    given = {one.key_or_group: str(one.value()) for one in OverridesParser.create().parse_overrides(wanted)}
+    parsed = OverridesParser.create().parse_overrides(wanted)
+    given = {one.key_or_group: str(one.value()) for one in parsed if not one.is_sweep_override()}
     if "hydra.sweep.dir" in given:
         return Path(given["hydra.sweep.dir"])
     results = given.get("results") or yaml.safe_load((CONF / "config.yaml").read_text(encoding="utf-8"))["results"]
@@ -51,6 +68,9 @@ def through_hydra(task: Callable[[DictConfig], None], words: Sequence[str]) -> N
 
 def sweep(words: Sequence[str]) -> int:
     """Runs a grid; prints its comparison, the cells that cannot run and those that failed. Returns 1 where a cell failed or none ran."""
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
     from avpbench.job import job
     from avpbench.sweep import opened
 
@@ -59,15 +79,42 @@ def sweep(words: Sequence[str]) -> int:
     if not os.access(folder, os.W_OK):
         raise RecordsError(f"cannot write to {folder}; choose another folder with results=DIR")
     named = any(word.startswith("hydra.sweep.dir=") for word in words)
+    ledger = Ledger(folder)
     try:
-        through_hydra(job, [*opened(words), *([] if named else [f"hydra.sweep.dir='{folder}'"])])
+        through_hydra(job, [*opened(words), *([] if named else [f"hydra.sweep.dir={_quoted(folder)}"])])
+    except (AvpBenchError, HydraException, OmegaConfBaseException, OSError):
+        raise
+    except Exception as error:
+        if not any(word.startswith("hydra/launcher=") for word in words):
+            raise  # ours, or Hydra's own
+        raise _given_up(ledger, error) from error
     finally:
-        failed = _show(Ledger(folder).entries())
-    return int(failed)
+        ended_well = _show(ledger.entries())
+    return int(not ended_well)
+
+
+def _quoted(folder: Path) -> str:
+    """As Hydra reads it."""
+    return "'" + str(folder).replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def _given_up(ledger: Ledger, error: Exception) -> LaunchFailed:
+    """What a launcher raised itself, e.g. because a worker of its was killed: that is what became of the cells that it ran."""
+    told = LaunchFailed(
+        f"the launcher gave up: {cause(error)}. What was done is kept; the same command goes on from there, and with isolate=process a"
+        " cell that is killed (memory?) costs itself alone"
+    )
+    for entry in ledger.entries():
+        if entry.state == "running":
+            failure = Failure.of(told)
+            if entry.folder:
+                write(Path(entry.folder), failure)
+            ledger.write(replace(entry, state="failed", failure=failure))
+    return told
 
 
 def _show(entries: Sequence[Entry]) -> bool:
-    """Prints how the jobs went; whether any of them did not end well."""
+    """Prints how the jobs went; whether some were done and all others could not run."""
     if not entries:
         return False
     from avpbench.report import show_comparison
@@ -75,20 +122,21 @@ def _show(entries: Sequence[Entry]) -> bool:
     from avpbench.sweep import impossible_lines
 
     named = list(zip(distinct([entry.given for entry in entries]), entries, strict=True))
-    lost = [(name, why) for name, entry in named if (why := _why(entry))]
+    failed = [(name, e.failure.line) for name, e in named if e.state == "failed" and e.failure]
+    open_ = [(name, why) for name, entry in named if (why := _why_open(entry))]
     done = [Summary.from_row(entry.summary) for entry in entries if entry.summary]
-    show_comparison(done, lost)
+    show_comparison(done, failed, open_)
     for line in impossible_lines((name, e.failure.line) for name, e in named if e.state == "impossible" and e.failure):
         print(line)
-    return bool(lost) or not done
+    return bool(done) and not failed and not open_
 
 
-def _why(entry: Entry) -> str | None:
-    """Why the job did not end well; None where it did, or could not."""
-    if entry.state == "failed" and entry.failure:
+def _why_open(entry: Entry) -> str | None:
+    """Why nobody knows yet how the cell goes; None where somebody does."""
+    if entry.state == "held" and entry.failure:
         return entry.failure.line
     return {
-        "running": "without a word of its end: it runs on, or was killed; the same command again waits for it or goes on",
+        "running": "it runs on, or was killed without a word: python -m avpbench status tells",
         "stopped": "stopped; the same command goes on from there",
         "left_out": "left out after max_failures",
     }.get(entry.state)

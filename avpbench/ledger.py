@@ -14,7 +14,7 @@ from typing import Any, Literal, Self, final
 from avpbench.failures import Failure
 from avpbench.files import make_folder, write_json
 
-State = Literal["running", "done", "failed", "impossible", "stopped", "left_out"]
+State = Literal["running", "done", "failed", "impossible", "held", "stopped", "left_out"]
 
 
 @final

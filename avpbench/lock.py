@@ -14,7 +14,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -67,8 +67,8 @@ class Hold:
 
 
 @contextmanager
-def held(folder: Path, wait_s: float = 0) -> Iterator[Hold]:
-    """Makes the folder and holds it for this process; waits so long for another run that has it.
+def held(folder: Path, wait_s: float = 0, check_stop: Callable[[], None] = lambda: None) -> Iterator[Hold]:
+    """Makes the folder and holds it for this process; waits so long for another run that has it, while `check_stop` does not raise.
 
     Raises InUse, naming the holder, where that one still runs then, and RecordsError where nothing can be written. A lock
     that a dead process left is taken over.
@@ -76,9 +76,11 @@ def held(folder: Path, wait_s: float = 0) -> Iterator[Hold]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         hold = Hold(folder / "lock", _me())
-        _take(hold, wait_s)
+        _take(hold, wait_s, check_stop)
     except OSError as error:
-        raise RecordsError(f"cannot write to {folder}: {error.strerror}; choose another folder with results=DIR") from error
+        raise RecordsError(
+            f"cannot write to {folder}, or make a hard link there: {error.strerror}; choose another folder with results=DIR"
+        ) from error
     threading.Thread(target=hold.beat, daemon=True, name="lock").start()
     try:
         yield hold
@@ -119,7 +121,7 @@ def _who(holder: dict[str, Any]) -> str:
     return f"process {holder['pid']} on {holder['host']}{job}" if holder else "nobody"
 
 
-def _take(hold: Hold, wait_s: float) -> None:
+def _take(hold: Hold, wait_s: float, check_stop: Callable[[], None]) -> None:
     """Links a ticket of ours to the lock's name, which fails where the name exists."""
     ticket = hold.lock.with_name(f"lock.{hold.mine['token']}")
     until = now_s() + wait_s
@@ -127,6 +129,7 @@ def _take(hold: Hold, wait_s: float) -> None:
     ticket.write_text(json.dumps(hold.mine))
     try:
         while True:
+            check_stop()
             try:
                 os.link(ticket, hold.lock)
                 return
@@ -134,7 +137,7 @@ def _take(hold: Hold, wait_s: float) -> None:
                 if os.stat(ticket).st_nlink == 2:  # NFS: it was linked, and the answer got lost
                     return
             holder = _read(hold.lock)
-            if not _alive(hold.lock, holder):
+            if not _alive(hold.lock, holder, check_stop):
                 if _read(hold.lock) == holder:
                     _clear(hold, holder.get("token"))
             elif now_s() >= until:
@@ -178,7 +181,7 @@ def _read(lock: Path) -> dict[str, Any]:
     return said if isinstance(said, dict) and set(said) >= _KEYS else {}
 
 
-def _alive(lock: Path, holder: dict[str, Any]) -> bool:
+def _alive(lock: Path, holder: dict[str, Any], check_stop: Callable[[], None]) -> bool:
     """Whether the holder runs and still holds. One of another machine is watched for up to STALE_S."""
     if not holder:
         return False
@@ -187,6 +190,7 @@ def _alive(lock: Path, holder: dict[str, Any]) -> bool:
     say(f"the cell is held by {_who(holder)}: watching up to {STALE_S:g} s whether it lives")
     began, first = now_s(), _touched(lock)
     while now_s() - began < STALE_S:
+        check_stop()
         time.sleep(_LOOK_S)
         if (now := _touched(lock)) != first:
             return now is not None and _read(lock).get("token") == holder["token"]
@@ -205,7 +209,8 @@ def _touched(lock: Path) -> int | None:
 def _started(pid: int) -> str | None:
     """When the process began, so that a number used again is not taken for the process; None where it is gone."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19]
+        state, *rest = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return None if state in "ZX" else rest[18]  # a zombie is dead, whoever has yet to notice
     except (FileNotFoundError, ProcessLookupError):
         return None if Path("/proc/self").exists() else _answering(pid)
 

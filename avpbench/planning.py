@@ -26,12 +26,12 @@ class Row:
     given: str
     state: State
     why: str | None
-    folder: str | None
-    samples_left: int | None
-    blocks_left: int | None
-    scores_left: int | None
-    memory_bytes: int | None
-    seconds: float | None
+    folder: str | None = None
+    samples_left: int | None = None
+    blocks_left: int | None = None
+    scores_left: int | None = None
+    memory_bytes: int | None = None
+    seconds: float | None = None
 
 
 @final
@@ -76,7 +76,7 @@ def outlook(found: Grid, composer: Composer) -> Outlook:
     history = History(folder for root in roots for folder in run_folders(Path(root)))
     memory: dict[str, int | None] = {}
     rows = [_row(cell, history, composer, memory) for cell in found.cells]
-    rows += [Row(one.given, "impossible", one.why, None, None, None, None, None, None) for one in found.impossible]
+    rows += [Row(one.given, "impossible", one.why) for one in found.impossible]
     bounds = [float(h) for cell in found.cells if (h := cell.values["max_hours"]) is not None]
     return Outlook(
         rows=tuple(rows),
@@ -98,10 +98,22 @@ def _row(cell: Planned, history: History, composer: Composer, memory: dict[str, 
     except RecordsError as error:
         meta, why = {}, str(error)
     if why is not None:
-        return Row(cell.given, "refused", why, str(folder), None, None, None, None, None)
+        return Row(cell.given, "refused", why, str(folder))
     have = Records(folder)
-    if exists:
+    if exists and values["resume"] != "never":  # which would set them aside
         have.refresh()
+    if have.broken:
+        return Row(
+            cell.given,
+            "refused",
+            f"not a record: {', '.join(have.broken[:3])}; repair or remove the line",
+            str(folder),
+            None,
+            None,
+            None,
+            None,
+            None,
+        )
     left = Wanted.of(values, meta.get("num_samples")).left(have)
     key = repr([values[k] for k in _SIZES])
     if key not in memory:
@@ -114,9 +126,14 @@ def _row(cell: Planned, history: History, composer: Composer, memory: dict[str, 
 
 def _conflict(cell: Planned, folder: Path, meta: dict[str, Any]) -> str | None:
     """Why a run would refuse to go on in the cell's folder; None where it would not."""
-    if not meta or cell.values["resume"] != "auto" or not any((folder / f"{kind}.jsonl").exists() for kind in KINDS):
+    resume = cell.values["resume"]
+    if resume == "never" or not any((folder / f"{kind}.jsonl").exists() for kind in KINDS):
         return None
+    if not meta:
+        return "its folder holds records and no meta.json; move the folder away, or resume=never sets them aside"
     if meta.get("cell") != cell.identity.hash:
         return f"its folder holds cell {meta.get('cell')}, another one; choose another folder with results=DIR"
+    if resume == "anyway":
+        return None
     changed = changes(meta.get("identity") or {}, here())
     return f"its folder holds records of a run that differs in {'; '.join(changed)}; {WAYS_ON}" if changed else None

@@ -160,16 +160,19 @@ def stages_text(times: Times) -> str | None:
     return f"stages (ms, repeats of their own): {parts}; residual against the hand-off clock {times.stages_residual:.1%}{noisy}"
 
 
-def show_comparison(done: Sequence[Summary], failed: Sequence[tuple[str, str]]) -> None:
-    """One table of a multirun's cells, and one of those that failed: what was given, and why."""
+def show_comparison(done: Sequence[Summary], failed: Sequence[tuple[str, str]], still_open: Sequence[tuple[str, str]]) -> None:
+    """One table of a multirun's cells, one of those that failed and one of those that did not end: what was given, and why."""
     if done:
         show_tables(done, "comparison")
-    if failed:
+    for title, rows in (("failed cells", failed), ("cells that did not end here", still_open)):
+        if not rows:
+            continue
         console.print()
-        shown = Table(title="failed cells", title_justify="left", box=SIMPLE_HEAD, padding=(0, 2, 0, 0), show_edge=False)
+        shown = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 2, 0, 0), show_edge=False)
         shown.add_column("cell", overflow="fold", ratio=1)
         shown.add_column("why", overflow="fold", ratio=2)
-        for row in failed:
+        for row in rows:
             shown.add_row(*(Text(word) for word in row))
         console.print(shown)
+    if failed:
         console.print("tracebacks: failure.json in each cell's folder", style="dim", markup=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from itertools import chain
@@ -39,8 +39,8 @@ from avpbench.summary import REFERENCE, Peaks, Subject, Summary
 from avpbench.trackers.tracker import Tracker
 
 
-def execute(cfg: DictConfig, explain: bool = True) -> Summary:
-    """Runs one resolved config and returns its summary. `explain`: say what the columns of its table mean.
+def execute(cfg: DictConfig, words: Sequence[str], explain: bool = True) -> Summary:
+    """Runs one resolved config, given by these words, and returns its summary. `explain`: say what the columns of its table mean.
 
     Raises AvpBenchError for what cannot run, KeyboardInterrupt after Ctrl-C and Preempted after SIGTERM or SIGUSR2: what
     was done is kept, and the same command goes on from there.
@@ -54,14 +54,15 @@ def execute(cfg: DictConfig, explain: bool = True) -> Summary:
     with stop_requested() as check_stop, recorded(folder):
         cell = cell_of(cfg, wanted)
         check_stop()
-        with held(folder, cfg.wait_s) as hold, _logged(folder), _staffed(cell):
-            return _Run(cfg, identity, folder, cell, wanted, explain, hold, spent).go(check_stop)
+        with held(folder, cfg.wait_s, check_stop) as hold, _logged(folder), _staffed(cell):
+            return _Run(cfg, tuple(words), identity, folder, cell, wanted, explain, hold, spent).go(check_stop)
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class _Run:
     cfg: DictConfig
+    words: tuple[str, ...]
     identity: Identity
     folder: Path
     cell: Cell
@@ -73,7 +74,7 @@ class _Run:
     def go(self, check_stop: Callable[[], None]) -> Summary:
         cfg, cell, folder = self.cfg, self.cell, self.folder
         config: Any = OmegaConf.to_container(cfg, resolve=True)
-        about = admit(folder, describe(self.identity, cell, config), cfg.resume)
+        about = admit(folder, describe(self.identity, cell, config, self.words), cfg.resume)
         self._say_what_is_here()
         about = replace(about, gates=[asdict(gate) for gate in self._gates()])
         self.spent.ready()

@@ -1,4 +1,4 @@
-"""Stops that lose nothing: Ctrl-C, and a scheduler that wants the machine back (SIGTERM, SIGUSR2)."""
+"""Stops that lose nothing: Ctrl-C, a scheduler that wants the machine back (SIGTERM, SIGUSR2), a terminal that is closed (SIGHUP)."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from typing import Any, final
 
 from avpbench.progress import say
 
-GRACE_S = 6.0  # for the work in hand and for closing; whoever asked was promised 10 s
-_TAKEN = (signal.SIGTERM, signal.SIGUSR2)
+GRACE_S = 6.0  # for the work in hand, or else for closing
+CLOSE_S = 2.5  # then for closing; whoever asked was promised 10 s
+_TAKEN = (signal.SIGTERM, signal.SIGUSR2, signal.SIGHUP)
 
 
 @final
@@ -29,7 +30,8 @@ class _Stop:
     interrupted: bool = False
     received: list[int] = field(default_factory=list)
     overdue: bool = False
-    timer: threading.Timer | None = None
+    clock: threading.Thread | None = None
+    stopped: threading.Event = field(default_factory=threading.Event)
     closing: bool = False
 
     def on_interrupt(self, _signal: int, _frame: object) -> None:
@@ -39,21 +41,23 @@ class _Stop:
         say("stopping after the current block; Ctrl-C again stops at once")
 
     def on_preemption(self, number: int, _frame: object) -> None:
-        """The first one starts the clock; the clock sends one of its own, and with that the work in hand is given up."""
+        """The first one starts the clock, which sends two of its own: they end the work in hand, and closing."""
         if self.overdue and not self.closing:
             self.overdue = False
             raise Preempted(128 + number)
         if number not in self.received:
             self.received.append(number)
-        if self.timer is None and not self.closing:
+        if self.clock is None and not self.closing:
             say(f"{signal.Signals(number).name}: stopping after the current block, or without it in {GRACE_S:g} s")
-            self.timer = threading.Timer(GRACE_S, self._ring, (number, threading.main_thread().ident))
-            self.timer.daemon = True
-            self.timer.start()
+            self.clock = threading.Thread(target=self._run_clock, args=(number, threading.main_thread().ident), daemon=True)
+            self.clock.start()
 
-    def _ring(self, number: int, thread: int) -> None:
-        self.overdue = True
-        signal.pthread_kill(thread, number)
+    def _run_clock(self, number: int, thread: int) -> None:
+        for seconds in (GRACE_S, CLOSE_S):
+            if self.stopped.wait(seconds):
+                return
+            self.overdue = True
+            signal.pthread_kill(thread, number)
 
     def check(self) -> None:
         """Raises Preempted or KeyboardInterrupt once a stop was asked for."""
@@ -65,9 +69,9 @@ class _Stop:
     def close(self) -> None:
         """Puts the earlier handlers back. What was received goes on to them: a scheduler's library requeues there, and may exit."""
         self.closing = True
-        if self.timer is not None:
-            self.timer.cancel()
-            self.timer.join()  # one that rings just now must not ring at the earlier handlers
+        self.stopped.set()
+        if self.clock is not None:
+            self.clock.join()  # one that rings just now must not ring at the earlier handlers
         for number, handler in self.before.items():
             signal.signal(number, handler)
         for number in self.received:
@@ -81,8 +85,9 @@ class _Stop:
 def stop_requested() -> Iterator[Callable[[], None]]:
     """Yields a check that raises Preempted or KeyboardInterrupt once a stop was asked for; phases call it between blocks.
 
-    A preempted block that is not done after GRACE_S is given up where it is. At the end the signals received are handed
-    to the handlers that were there before, and Preempted is raised. A signal that was ignored before stays ignored.
+    A preempted block that is not done after GRACE_S is given up where it is, and so is closing after CLOSE_S more. At the end
+    the signals received are handed to the handlers that were there before, and Preempted is raised. A signal that was
+    ignored before stays ignored.
     """
     stop = _Stop()
     try:
@@ -101,7 +106,7 @@ def stop_requested() -> Iterator[Callable[[], None]]:
 
 @contextmanager
 def relayed(send: Callable[[int], None]) -> Iterator[list[int]]:
-    """Passes SIGINT, SIGTERM and SIGUSR2 on to `send` while a child does the work; yields the list of those received.
+    """Passes SIGINT, SIGTERM, SIGUSR2 and SIGHUP on to `send` while a child does the work; yields the list of those received.
 
     At the end they go to the handlers that were there before, as in `stop_requested`.
     """

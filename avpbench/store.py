@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
@@ -34,7 +35,7 @@ def code_id() -> str:
 @final
 @dataclass(slots=True)
 class Records:
-    """What a run's folder holds so far; `refresh` reads what has come since. Broken lines are counted, not raised."""
+    """What a run's folder holds so far; `refresh` reads what has come since. Broken lines are named, not raised."""
 
     folder: Path
     ids: set[str] = field(default_factory=set)
@@ -42,17 +43,19 @@ class Records:
     rows: dict[int, int] = field(default_factory=dict)  # of latency, by block
     num_correct: int = 0
     num_errors: int = 0
-    num_broken: int = 0
+    broken: list[str] = field(default_factory=list)  # where lines are that are no records
     _offsets: dict[str, int] = field(default_factory=dict)
+    _lines: Counter[str] = field(default_factory=Counter)
 
     def refresh(self) -> Records:
         for kind in KINDS:
             lines, self._offsets[kind] = whole_lines(self.folder / f"{kind}.jsonl", self._offsets.get(kind, 0))
-            for line in lines:
+            for number, line in enumerate(lines, 1 + self._lines[kind]):
                 try:
                     self._count(kind, json.loads(line))
                 except (ValueError, KeyError, TypeError):
-                    self.num_broken += 1
+                    self.broken.append(f"{kind}.jsonl:{number}")
+            self._lines[kind] += len(lines)
         return self
 
     def _count(self, kind: str, row: dict[str, Any]) -> None:

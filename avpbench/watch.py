@@ -65,8 +65,8 @@ class Study:
             why = str(error) if isinstance(error, RecordsError) else f"meta.json is not one of this version ({cause(error)})"
             return CellStatus(folder.name, given, "unreadable", len(have.ids), None, None, have.num_errors, 0, 0, why)
         state, told = self._state(folder, have, wanted, failure)
-        if have.num_broken:
-            told = f"{told + '; ' if told else ''}{have.num_broken} broken lines: python -m avpbench verify {folder}"
+        if have.broken:
+            told = f"{told + '; ' if told else ''}{len(have.broken)} broken lines: python -m avpbench verify {folder}"
         return CellStatus(
             folder=folder.name,
             given=given,

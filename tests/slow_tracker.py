@@ -17,10 +17,13 @@ from avpbench.trackers.tracker import Tracker
 
 @final
 class Slow(Tracker):
-    """Sleeps `seconds` after a sample; after `dies_after` samples the process kills itself. Writes what it is told to stdout."""
+    """Sleeps `seconds` after a sample and `closing` at the end; after `dies_after` samples the process kills itself.
 
-    def __init__(self, seconds: float = 0.0, dies_after: int | None = None) -> None:
-        self._seconds, self._left = seconds, dies_after
+    Writes what it is told to stdout.
+    """
+
+    def __init__(self, seconds: float = 0.0, closing: float = 0.0, dies_after: int | None = None) -> None:
+        self._seconds, self._closing, self._left = seconds, closing, dies_after
 
     def start(self, folder: Path, meta: Meta, done: Sequence[SampleRecord]) -> None:
         print("tracker: start", len(done), flush=True)
@@ -36,4 +39,5 @@ class Slow(Tracker):
         print("tracker: preempted", flush=True)
 
     def finish(self, folder: Path, samples: Sequence[SampleRecord], summary: Summary | None) -> None:
+        time.sleep(self._closing)
         print("tracker: finish", "whole" if summary else "unfinished", flush=True)

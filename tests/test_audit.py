@@ -81,6 +81,13 @@ SPOILT: dict[str, tuple[Callable[[Path], object], str]] = {
     "no config.yaml": (lambda f: (f / "config.yaml").unlink(), "there is no config.yaml"),
     "data": (lambda f: edit(f / "meta.json", lambda r: r["identity"].update(data="x")), "the data's fingerprint is 'x'"),
     "weights": (lambda f: edit(f / "meta.json", lambda r: r["identity"].update(weights=["x"])), "the weights of tiny are ['x']"),
+    "left out": (lambda f: (f / "samples.jsonl").write_text("".join((f / "samples.jsonl").open().readlines()[:2])), "samples.jsonl misses 1 of 3: wordmath"),
+    "unscored": (lambda f: (f / "fidelity.jsonl").write_text("".join((f / "fidelity.jsonl").open().readlines()[1:])), "fidelity.jsonl misses 1 of 3"),
+    "tokenizer": (lambda f: edit(f / "meta.json", lambda r: (r["identity"].update(tokenizers=["x"]), r["models"][0].update(tokenizer_id="x"))), "the tokenizer of tiny is ['x']"),
+    "models": (lambda f: edit(f / "meta.json", lambda r: r["models"][0].update(weights_id="x")), "weights_id of the models in meta.json"),
+    "said": (lambda f: edit(f / "samples.jsonl", lambda r: r["turns"][-1].update(said="x"), 0), "not what the last agent said: wordmath"),
+    "no text": (lambda f: edit(f / "samples.jsonl", lambda r: r.update(completion=5), 0), "samples.jsonl does not hold together"),
+    "no time": (lambda f: [edit(f / "latency.jsonl", lambda r: r.update(seconds=0.0), k) for k in range(8)], "differs"),
     "gates": (lambda f: edit(f / "meta.json", lambda r: r.update(gates=[{"name": "budgets_hold", "passed": False}])), "gates did not hold: budgets_hold"),
     "no meta": (lambda f: (f / "meta.json").unlink(), "no meta.json"),
     "half a meta": (lambda f: edit(f / "meta.json", lambda r: r.pop("identity")), "not one of this version"),
@@ -108,6 +115,13 @@ def test_what_changed_since_or_is_not_at_hand_is_a_note(folder: Path, capsys: py
     told = capsys.readouterr().out
     assert "note: made with other code (older" in told
     assert "note: not finished" in told
+
+
+@pytest.mark.slow
+def test_a_run_that_is_being_extended_is_not_finished(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    edit(folder / "meta.json", lambda r: r.update(spent={}, num_samples=8))
+    assert main(["verify", str(folder)]) == 0
+    assert "summary.json is an earlier session's" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -13,11 +13,11 @@ import pytest
 from conftest import has
 from runs import FAST, content, folder, go
 
-from avpbench import describe
 from avpbench.errors import ConfigError
 from avpbench.hints import check
 from avpbench.launch import check_launcher, sweep_folder
 from avpbench.ledger import Ledger
+from avpbench.lock import held
 
 HERE = Path(__file__).resolve().parent
 ENV = os.environ | {"PYTHONPATH": f"{HERE}:{HERE.parent}", "OMP_NUM_THREADS": "1"}
@@ -185,6 +185,49 @@ def test_each_multirun_has_a_folder_of_its_own_in_its_results() -> None:
     assert sweep_folder(["hydra.sweep.dir=/c"]) == Path("/c")
 
 
-def test_a_command_is_recorded_without_the_folders_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["/home/me/x/avpbench/__main__.py", "-m", "chain=2,4", "hydra.sweep.dir='/home/me/runs/1'"])
-    assert describe._command() == ["avpbench/__main__.py", "-m", "chain=2,4"]
+def test_ray_is_not_asked_for_what_the_machine_has_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: True)
+    monkeypatch.setattr("avpbench.estimate.has_gpu", lambda: False)
+    with pytest.raises(ConfigError, match=r"this machine has none; hydra\.launcher\.ray\.remote\.num_gpus=0"):
+        check_launcher(["hydra/launcher=ray"])
+    for more in ("hydra.launcher.ray.remote.num_gpus=0", "hydra.launcher.ray.init.address=auto"):
+        check_launcher(["hydra/launcher=ray", more])
+    monkeypatch.setattr("avpbench.estimate.has_gpu", lambda: True)
+    check_launcher(["hydra/launcher=ray"])
+
+
+@pytest.mark.slow
+@needs("joblib")
+def test_a_launcher_that_loses_a_worker_is_one_message_and_its_cells_have_failed(tmp_path: Path) -> None:
+    slow = ("tracker._target_=slow_tracker.Slow", "+tracker.dies_after=1")
+    done = multirun(tmp_path, "seed=0,1", *slow, "hydra/launcher=joblib")
+    assert done.returncode == 1
+    assert "avpbench: the launcher gave up: TerminatedWorkerError" in done.stderr
+    assert "isolate=process" in done.stderr
+    assert "Traceback" not in done.stderr.split("avpbench: the launcher gave up")[-1]
+    assert "failed cells" in done.stdout
+    assert len(list(tmp_path.glob("adhoc/*/failure.json"))) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("more", [[], ["isolate=process"], ["hydra/launcher=slurm_local", "hydra.launcher.gpus_per_node=0"]])
+def test_a_cell_records_the_words_that_give_it_whatever_launched_it(tmp_path: Path, more: list[str]) -> None:
+    pytest.importorskip("submitit")
+    assert multirun(tmp_path, "limit=1", "seed=0,1", *more).returncode == 0
+    for seed in (0, 1):
+        meta = json.loads((folder(tmp_path, f"seed={seed}") / "meta.json").read_text())
+        assert meta["command"][0] == "avpbench"
+        assert f"seed={seed}" in meta["command"]
+        assert not [word for word in meta["command"] if "hydra" in word]
+
+
+@pytest.mark.slow
+def test_cells_that_others_run_have_not_failed(tmp_path: Path) -> None:
+    with held(folder(tmp_path, "seed=0")):
+        done = multirun(tmp_path, "limit=1", "seed=0,1", "max_failures=1")
+    assert done.returncode == 1
+    assert "cells that did not end here" in done.stdout
+    assert f"in use by process {os.getpid()}" in done.stdout
+    assert "failed cells" not in done.stdout
+    assert (folder(tmp_path, "seed=1") / "summary.json").exists()
+    assert not (folder(tmp_path, "seed=0") / "failure.json").exists()

@@ -155,7 +155,7 @@ def test_without_submitit_hydra_finds_no_launcher_and_no_fault() -> None:
 
 
 def test_a_config_that_names_no_cell_is_a_failure_without_a_traceback(capsys: pytest.CaptureFixture[str]) -> None:
-    came = attempt(compose(["chain=${nope}"]), explain=False)
+    came = attempt(compose(["chain=${nope}"]), [], explain=False)
     assert isinstance(came, Failure)
     assert "nope" in came.line
     assert "Traceback" not in capsys.readouterr().err

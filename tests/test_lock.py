@@ -81,6 +81,29 @@ def test_a_lock_that_says_nothing_is_taken_over(tmp_path: Path, said: str) -> No
         assert json.loads((tmp_path / "lock").read_text())["pid"] == os.getpid()
 
 
+def test_a_zombie_is_dead(tmp_path: Path) -> None:
+    """As where the first process of a container reaps nobody."""
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    while Path(f"/proc/{child.pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z":
+        time.sleep(0.01)
+    leave(tmp_path, pid=child.pid, started=Path(f"/proc/{child.pid}/stat").read_text().rsplit(")", 1)[1].split()[19])
+    assert lock.holder_of(tmp_path) is None
+    with held(tmp_path):
+        pass
+    child.wait()
+
+
+def test_who_waits_for_a_lock_can_be_stopped(tmp_path: Path) -> None:
+    asked = iter([None, None, KeyboardInterrupt()])
+
+    def check_stop() -> None:
+        if (stop := next(asked)) is not None:
+            raise stop
+
+    with held(tmp_path), pytest.raises(KeyboardInterrupt), held(tmp_path, 60, check_stop):
+        pass
+
+
 def test_of_two_that_find_a_dead_lock_one_gets_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The other process takes over between our look at the dead lock and our removing it."""
     living = subprocess.Popen(["sleep", "30"])

@@ -113,16 +113,30 @@ def test_a_folder_that_a_run_would_refuse_is_named(
     assert row["state"] == "refused"
     assert why in row["why"]
     _, plan = planned(capsys, *words, "resume=anyway")
-    assert plan["cells"][0]["state"] == ("partial" if change else "refused")
+    assert plan["cells"][0]["state"] == ("partial" if change and "identity" in change else "refused")
 
 
-def test_broken_and_torn_lines_do_not_count(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_torn_and_repeated_lines_do_not_count_and_broken_ones_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = (*FAST, f"results={tmp_path}", "limit=10")
     folder = a_run(tmp_path, values_of(*words), 3)
     with (folder / "samples.jsonl").open("a") as file:
-        file.write('[1]\n{"sample_id": "s2", "correct": true, "status": "ok"}\n{"sample_id": "s9", "corr')
+        file.write('{"sample_id": "s2", "correct": true, "status": "ok"}\n{"sample_id": "s9", "corr')
     _, plan = planned(capsys, *words)
     assert plan["cells"][0]["samples_left"] == 7
+    with (folder / "samples.jsonl").open("a") as file:
+        file.write("\n")
+    _, plan = planned(capsys, *words)
+    assert plan["cells"][0]["why"] == "not a record: samples.jsonl:5; repair or remove the line"
+    _, plan = planned(capsys, *words, "resume=never")
+    assert (plan["cells"][0]["state"], plan["cells"][0]["samples_left"]) == ("to do", 10)
+    (folder / "meta.json").unlink()
+    _, plan = planned(capsys, *words, "resume=anyway")
+    assert "records and no meta.json" in plan["cells"][0]["why"]
+
+
+def test_a_glob_is_a_sweep(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _, plan = planned(capsys, *FAST, f"results={tmp_path}", "limit=1", "strategy=glob(r*)")
+    assert {"strategy=raw", "strategy=reprefill"} <= {row["given"] for row in plan["cells"]}
 
 
 def test_it_shows_what_hydra_dies_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

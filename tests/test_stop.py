@@ -151,10 +151,14 @@ def test_a_preempted_run_keeps_its_samples_tells_its_tracker_and_goes_on(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "seconds", "isolate"), [(signal.SIGTERM, 30, "null"), (signal.SIGUSR2, 0.5, "process")])
-def test_a_process_is_gone_in_ten_seconds(tmp_path: Path, number: int, seconds: float, isolate: str) -> None:
-    """Also where a sample lasts longer than that, and where the cell has a process of its own."""
-    words = (*FAST, *SLOW, f"+tracker.seconds={seconds}", "limit=50", f"results={tmp_path}", f"isolate={isolate}")
+@pytest.mark.parametrize(
+    ("number", "seconds", "closing", "isolate"),
+    [(signal.SIGTERM, 30, 30, "null"), (signal.SIGUSR2, 0.5, 0, "process"), (signal.SIGHUP, 0.5, 0, "null")],
+)
+def test_a_process_is_gone_in_ten_seconds(tmp_path: Path, number: int, seconds: float, closing: float, isolate: str) -> None:
+    """Also where a sample lasts longer than that, where a tracker will not close, and where the cell has a process of its own."""
+    slow = (f"+tracker.seconds={seconds}", f"+tracker.closing={closing}")
+    words = (*FAST, *SLOW, *slow, "limit=50", f"results={tmp_path}", f"isolate={isolate}")
     path = folder(tmp_path, *SLOW[1:]) / "samples.jsonl"
     here = Path(__file__).resolve().parent
     env = os.environ | {"PYTHONPATH": f"{here}:{here.parent}"}
@@ -169,5 +173,23 @@ def test_a_process_is_gone_in_ten_seconds(tmp_path: Path, number: int, seconds: 
     assert job.returncode == 128 + number
     assert "The same command goes on from there" in said
     assert "tracker: preempted" in said
+    assert ("tracker: finish" in said) == (closing == 0)
     assert 0 < len(read_samples(path.parent)) < 50
     assert not (path.parent / "lock").exists()
+
+
+@pytest.mark.slow
+def test_a_cell_of_its_own_process_ends_with_the_one_that_waits_for_it(tmp_path: Path) -> None:
+    words = (*FAST, *SLOW, "+tracker.seconds=0.3", "limit=60", f"results={tmp_path}", "isolate=process")
+    path = folder(tmp_path, *SLOW[1:]) / "samples.jsonl"
+    here = Path(__file__).resolve().parent
+    job = subprocess.Popen([sys.executable, "-m", "avpbench", *words], env=os.environ | {"PYTHONPATH": f"{here}:{here.parent}"})
+    while job.poll() is None and not path.exists():
+        time.sleep(0.05)
+    job.kill()
+    job.wait()
+    until = time.monotonic() + 10
+    while (path.parent / "lock").exists() and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not (path.parent / "lock").exists()
+    assert 0 < len(read_samples(path.parent)) < 60

@@ -9,6 +9,7 @@ from contextlib import redirect_stdout
 from dataclasses import fields
 from typing import Any
 
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 
@@ -55,7 +56,7 @@ def main(words: Sequence[str]) -> int:
 
 def _overrides(words: Sequence[str], always: Sequence[str]) -> list[Override]:
     """Every override, the study's own sweep first: what is typed replaces it."""
-    parse = OverridesParser.create().parse_overrides
+    parse = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader()).parse_overrides
     named = [word for word in words if word.startswith("experiment=")]
     params: dict[str, Any] = dict(compose([*always, *named], with_hydra=True).hydra.sweeper.params or {}) if named else {}
     task = [word for word in words if not word.startswith(("hydra.", "hydra/"))]

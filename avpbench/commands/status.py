@@ -49,12 +49,12 @@ def main(words: Sequence[str]) -> int:
 
 
 def _live(study: Study) -> None:
-    """Until every cell is done or somebody stops it."""
+    """Until nothing runs or is left to run, or somebody stops it."""
     with Live(console=console, auto_refresh=False) as live:
         while True:
             cells = study.look()
             live.update(shown(study, cells), refresh=True)
-            if all(cell.state == "done" for cell in cells):
+            if not any(cell.state in ("running", "partial", "to do") for cell in cells):
                 return
             time.sleep(_EVERY_S)
 
@@ -62,7 +62,7 @@ def _live(study: Study) -> None:
 def shown(study: Study, cells: Sequence[CellStatus]) -> Group:
     """The table and the totals. Cells that are done give way where there are too many for a screen."""
     chosen = sorted(cells, key=lambda cell: cell.state == "done")[:_ROWS] if len(cells) > _ROWS else cells
-    header = ("cell", "state", "samples", "accuracy", "errors", "blocks", "by")
+    header = ("cell", "state", "samples", "accuracy", "errors", "blocks")
     rows = [
         [
             cell.given or cell.folder,
@@ -71,7 +71,6 @@ def shown(study: Study, cells: Sequence[CellStatus]) -> Group:
             "-" if cell.accuracy is None else f"{cell.accuracy:.1%}",
             str(cell.errors),
             f"{cell.blocks}/{cell.blocks_wanted}" if cell.blocks_wanted else "-",
-            cell.note or "",
         ]
         for cell in chosen
     ]
@@ -83,7 +82,8 @@ def shown(study: Study, cells: Sequence[CellStatus]) -> Group:
     lines = [f"{len(cells)} cells: {', '.join(f'{number} {state}' for state, number in sorted(counts.items()))}"]
     lines.append(f"{done} of {'?' if wanted is None else wanted} samples{_rate(study, done, wanted)}")
     hidden = [f"... {len(cells) - len(chosen)} more cells; --json names them all"] if len(chosen) < len(cells) else []
-    return Group(table(f"study {study.folder.name}", header, rows), *(Text(one) for one in (*hidden, *lines)))
+    notes = [f"{cell.given or cell.folder}: {cell.state}: {cell.note}" for cell in chosen if cell.note]
+    return Group(table(f"study {study.folder.name}", header, rows), *(Text(one) for one in (*notes, *hidden, *lines)))
 
 
 def _rate(study: Study, done: int, wanted: int | None) -> str:

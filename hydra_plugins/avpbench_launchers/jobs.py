@@ -143,21 +143,21 @@ class SlurmJobs(_Jobs):
         asked = subprocess.run(
             ["squeue", "-h", "-r", "-o", "%i %T (%r)", "-u", str(os.getuid())], capture_output=True, text=True, check=False
         )
-        if asked.returncode:
-            return answered  # a controller that is busy says nothing about the jobs
+        if asked.returncode:  # a controller that is busy says nothing about the jobs
+            self._say([f"squeue fails: {asked.stderr.strip()}"])
+            return answered
         self._queue = dict(line.split(" ", 1) for line in asked.stdout.splitlines())
         gone = {job.job_id for job in alive.values()} - set(self._queue)
         lost = [number for number, job in alive.items() if job.job_id in gone & self._missed and number not in answered]
         self._missed = gone  # twice, since an answer may reach a shared file system late
-        self._say(alive)
+        self._say([self._queue.get(job.job_id, "ending") for job in alive.values()])
         return answered + lost
 
-    def _say(self, alive: dict[int, Any]) -> None:
+    def _say(self, states: Sequence[str]) -> None:
         """Now and then, what the jobs wait for."""
         if time.monotonic() - self._told < _TELL_S:
             return
         self._told = time.monotonic()
-        states = [self._queue.get(job.job_id, "ending") for job in alive.values()]
         print("avpbench: " + ", ".join(f"{states.count(state)} {state}" for state in sorted(set(states))), flush=True)
 
     def _fate(self, job: Any) -> str:
@@ -172,6 +172,11 @@ class LocalJobs(_Jobs):
     """Processes of this machine under submitit, so many at a time."""
 
     _EXECUTOR = "local"
+
+    def __call__(self, *args: Any) -> JobReturn:
+        """In the job: SIGTERM makes submitit start it again, as SIGUSR2 does."""
+        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGUSR2))
+        return super().__call__(*args)
 
     def _requests(self) -> dict[str, Any]:
         return dict(self.params)
