@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, final
 
@@ -134,14 +134,22 @@ class Past:
 
 @final
 class History:
-    """Seconds that a cell will take, from the runs most like it: of the same model and kind of device, nothing less."""
+    """Seconds that a cell will take, from the runs most like it: of the same model and kind of device, nothing less.
+
+    The runs are read once something is left to do.
+    """
 
     def __init__(self, folders: Iterable[Path]) -> None:
-        self._past: dict[tuple[Kind, bool], list[Past]] = {}
-        for folder in folders:
-            if (past := Past.read(folder)) is not None:
-                self._past.setdefault((past.kind, past.gpu), []).append(past)
+        self._folders = folders
         self._rates: dict[tuple[Kind, bool], dict[str, float]] = {}
+
+    @cached_property
+    def _past(self) -> dict[tuple[Kind, bool], list[Past]]:
+        found: dict[tuple[Kind, bool], list[Past]] = {}
+        for folder in self._folders:
+            if (past := Past.read(folder)) is not None:
+                found.setdefault((past.kind, past.gpu), []).append(past)
+        return found
 
     def seconds(self, values: Values, left: Wanted) -> float | None:
         """None where nothing like it was ever run, or how much is left is not known."""
