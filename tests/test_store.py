@@ -6,6 +6,7 @@ import json
 import os
 import re
 import socket
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from test_plan import FAST, a_run, values_of
 
 from avpbench import failures, grids, lock
 from avpbench.__main__ import main
+from avpbench.commands import status
 from avpbench.commands.list import KINDS, entries
 from avpbench.commands.status import shown
 from avpbench.config import groups, identify_plain
@@ -22,6 +24,7 @@ from avpbench.failures import Failure
 from avpbench.files import read_json, whole_lines
 from avpbench.grid import Planned
 from avpbench.lock import holder_of
+from avpbench.progress import console
 from avpbench.store import Records, Wanted
 from avpbench.watch import Study
 
@@ -115,8 +118,6 @@ def test_status_follows_what_is_written_and_changes_nothing(tmp_path: Path) -> N
 
 
 def test_a_screen_is_not_flooded(tmp_path: Path) -> None:
-    from avpbench.progress import console
-
     (tmp_path / "s" / ".grids").mkdir(parents=True)
     note = {f"cell{k}": {"given": f"seed={k}", "samples": None, "blocks": 0, "scores": 0} for k in range(60)}
     (tmp_path / "s" / ".grids" / "a.json").write_text(json.dumps(note))
@@ -159,6 +160,26 @@ def test_a_grid_that_only_times_asks_for_no_samples(tmp_path: Path) -> None:
     (next((folder.parent / ".grids").iterdir())).write_text('{"x": 1}')
     with pytest.raises(RecordsError, match="is no note of a grid"):
         Study(folder.parent).look()
+
+
+def test_of_two_grids_the_later_counts_and_a_live_status_ends_with_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = a_run(tmp_path, values_of(*FAST, f"results={tmp_path}", "limit=4"), 5)
+    (folder / "summary.json").write_text("{}")
+    for limit in (10, 4, 5):
+        values = values_of(*FAST, f"results={tmp_path}", f"limit={limit}")
+        grids.write([Planned("", (), values, identify_plain(values))])
+        time.sleep(0.01)
+    study = Study(folder.parent)
+    assert [(cell.state, cell.samples, cell.samples_wanted) for cell in study.look()] == [("done", 5, 5)]
+    lost = a_run(tmp_path, values_of("seed=1", *FAST, f"results={tmp_path}", "limit=4"), 1)
+    failures.write(lost, Failure.of(NotFound(why := "no model " * 40)))
+    monkeypatch.setattr("time.sleep", None)  # it does not wait for what will not come
+    status._live(study)
+    with console.capture() as capture:
+        console.print(shown(study, study.look()))
+    table, told = capture.get().split(f"{lost.name}: failed: NotFound: {why.strip()}")
+    assert "1/4" in table
+    assert "2 cells: 1 done, 1 failed" in told
 
 
 def test_a_study_that_is_not_there_is_one_message(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
