@@ -58,7 +58,7 @@ class Wandb(Tracker):
         self._run = wandb.init(
             project=self._project, entity=self._entity, id=f"{meta.study}-{meta.cell}", name=folder.name, group=meta.study,
             job_type=meta.strategy, tags=meta.tags, config=meta.config, dir=str(folder), mode=mode, resume="allow",
-            reinit="create_new", settings=wandb.Settings(silent=True, console="off"),
+            reinit="create_new", settings=wandb.Settings(silent=True, console="off", x_save_requirements=False),  # meta.json has them
         )  # fmt: skip
         self._run.define_metric("hop")
         self._run.define_metric("hop/*", step_metric="hop")
