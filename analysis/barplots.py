@@ -83,15 +83,19 @@ def _runs(costs: dict[str, tuple[float, float]]) -> list[tuple[float, float, str
 
 
 def _break_even(panel: Panel, ax: Any, column: int, label: str, point: Point) -> None:
-    if point.entrant == REFERENCE:
-        panel.remarks.append(
-            f"F = {number(timing.achieved_flop_per_s(point) / 1e9, '')} GFLOP/s at {point.first.facts[panel.spec.x.fact]}."
-        )
+    try:
+        if point.entrant == REFERENCE:
+            achieved = number(timing.achieved_flop_per_s(point) / 1e9, "")
+            panel.remarks.append(f"F = {achieved} GFLOP/s at {point.first.facts[panel.spec.x.fact]}.")
+            return
+        found = timing.break_even(point)
+    except Refused as error:
+        panel.refused.append(f"{label}: {error}")
         return
-    value, low, high = timing.break_even(point)
-    if math.isfinite(value) and value > 0:
-        place = list(panel.spec.lines).index(label)
-        top = min(high, _BANDWIDTHS[-1] * 10)
+    if found.break_even_bps is not None:
+        value, place = found.break_even_bps, list(panel.spec.lines).index(label)
+        low = 0.0 if found.break_even_low_bps is None else found.break_even_low_bps
+        top = _BANDWIDTHS[-1] * 10 if found.break_even_high_bps is None else found.break_even_high_bps
         ax.errorbar(
             [column + 0.12 * (place - 1)], [style.drawn(value)], yerr=[[style.drawn(value - low)], [style.drawn(top - value)]],
             marker=style.MARKERS[place], color="black", capsize=2, markersize=4,

@@ -11,10 +11,13 @@ import pandas as pd
 
 from analysis.errors import Refused
 from analysis.studies import Study
+from avpbench.records import CLOCKS
+from avpbench.summary import REFERENCE
 
 Where = Mapping[str, Any]
 ORGANISM = "an embedded model is a model organism: it shows whether a hand-off carries what it should; its timings measure Python"
 _SAME = ("device", "dtype", "prompts", "data")
+PLACE = ("device", "dtype")  # what the points of one figure, and the rows of one table of times, must share
 _SHORT = {  # facts that studies select by, and where the config has them
     "variant": "model.variant", "load": "model.load", "level": "task.level", "fraction": "strategy.fraction",
     "requantize": "strategy.requantize", "bandwidth": "link.bandwidth", "draw": "strategy.controller.seed",
@@ -44,6 +47,10 @@ class Cell:
     def on_cuda(self) -> bool:
         return not str(self.meta["identity"]["device"]).startswith("cpu")
 
+    def ran(self, phase: str) -> bool:
+        """Whether the run was asked for quality, latency or fidelity; a chain of one has no hop to time or score."""
+        return bool(self.facts.get(f"{phase}.enabled")) and (phase == "quality" or self.facts.get("chain") != 1)
+
     def matches(self, where: Where) -> bool:
         """Whether every named fact is the wanted one, or one of the wanted ones; absent facts are None, `*` in a text stands for any."""
         return all(_is(self.facts.get(key), wanted) for key, wanted in where.items())
@@ -63,7 +70,7 @@ def cells_of(study: Study) -> list[Cell]:
     found = []
     for name, one in sorted(study.cells.items(), key=lambda item: str(item[1]["folder"])):
         parts = {kind: frames[kind].get(name, pd.DataFrame()) for kind in frames}
-        problem = study.damaged.get(name) or _problem(one, parts["samples"])
+        problem = study.damaged.get(name) or _problem(one, parts)
         found.append(Cell(study.name, name, _facts(study.name, one), one["meta"], **parts, problem=problem))
     return found
 
@@ -72,17 +79,29 @@ def _by_cell(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
     return {} if frame.empty else {str(name): part for name, part in frame.groupby("cell", sort=False)}
 
 
-def _problem(cell: dict[str, Any], samples: pd.DataFrame) -> str | None:
+def _problem(cell: dict[str, Any], parts: dict[str, pd.DataFrame]) -> str | None:
     """Why the cell's numbers may not be used; None where they may."""
     gates = cell["meta"]["gates"]
     if not gates:
         return "its validity gates were switched off"
     if failed := [g["name"] for g in gates if not g["passed"]]:
         return f"its validity gates failed: {', '.join(failed)}"
-    wanted = cell["summary"]["num_samples"]
-    if wanted != len(samples):
-        return f"it has records of {len(samples)} samples, and its summary counts {wanted}"
+    there = {"num_samples": ("samples", len(parts["samples"])), "num_scored": ("scores", len(parts["fidelity"]))}
+    there["num_blocks"] = "timed blocks", _num_blocks(parts["latency"], cell["summary"]["label"])
+    for key, (what, number) in there.items():
+        if number != cell["summary"][key]:
+            return f"it has records of {number} {what}, and its summary counts {cell['summary'][key]}"
     return None
+
+
+def _num_blocks(latency: pd.DataFrame, label: str) -> int:
+    """Blocks in which the strategy, and the reference where it ran at all, have every clock."""
+    if latency.empty:
+        return 0
+    entrants = {label} | ({REFERENCE} & set(latency.strategy))
+    own = latency[~latency.aa & latency.strategy.isin(entrants) & latency.clock.isin(CLOCKS)]
+    count = own.groupby("block")[["strategy", "clock"]].apply(lambda part: len(part.drop_duplicates()))
+    return int((count == len(entrants) * len(CLOCKS)).sum())
 
 
 def _facts(study: str, cell: dict[str, Any]) -> dict[str, Any]:
@@ -108,10 +127,10 @@ def usable(cells: Iterable[Cell]) -> None:
             raise Refused(f"{cell.facts['folder']}: {cell.problem}")
 
 
-def comparable(cells: Sequence[Cell]) -> None:
+def comparable(cells: Sequence[Cell], keys: Sequence[str] = _SAME) -> None:
     """Raises Refused unless the cells may stand in one comparison: usable, and of one device, dtype, wording and data."""
     usable(cells)
-    for key in _SAME:
+    for key in keys:
         values = {str(cell.meta["identity"].get(key)): cell for cell in cells}
         if len(values) > 1:
             named = "; ".join(f"{cell.facts['folder']}: {value}" for value, cell in sorted(values.items(), key=lambda v: v[0]))

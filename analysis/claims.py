@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import final
 
 from analysis.cells import Cell
+from analysis.contrasts import SEEDS
 from analysis.declared import Claim, Declared
 from analysis.errors import MismatchedSamples, Missing, Refused
 from analysis.estimates import Estimate, number, point_of, spoken
 from analysis.metrics import metric
 from analysis.tables import Entry, Table
+from analysis.timing import FEW
 
 HEADER = ["claim", "theirs", "definition", "ours", "what differs here", "verdict"]
 UNTESTED = "cannot be tested here"
+
+
+@final
+@dataclass(frozen=True, eq=False, slots=True)
+class _Measured:
+    """What a measure came to: the cells that match (none: missing), and its estimate (None: refused)."""
+
+    cells: tuple[Cell, ...] = ()
+    estimate: Estimate | None = None
 
 
 def table(claims: Sequence[Claim], cells: Sequence[Cell], studies: Mapping[str, Declared]) -> Table:
@@ -24,52 +37,68 @@ def table(claims: Sequence[Claim], cells: Sequence[Cell], studies: Mapping[str, 
             found = [_measured(claim, k, cells, run, shown) for k in range(len(claim.measures))]
         else:
             shown.note(f"missing: no records of {claim.study}; run: {run}")
-            found = [None] * len(claim.measures)
-        there = [one for one in found if one]
-        ours = "; ".join(f"{claim.measures[k].label}: {_shown(claim, k, one)}" for k, one in enumerate(found) if one)
+            found = [_Measured()] * len(claim.measures)
+        ours = "; ".join(f"{claim.measures[k].label}: {_shown(claim, k, one.estimate)}" for k, one in enumerate(found) if one.estimate)
         row = [claim.claim, f"{claim.theirs} ({claim.source})", claim.definition]
-        first = there[0].cells[0] if there else None
+        first = next((one.cells[0] for one in found if one.estimate), None)
         shown.rows.append(
             [*map(Entry, row), Entry(ours or "-", first), Entry(claim.differs), Entry(_verdict(claim, found), first)],
         )
     return shown
 
 
-def _measured(claim: Claim, place: int, cells: Sequence[Cell], run: str, shown: Table) -> Estimate | None:
+def _measured(claim: Claim, place: int, cells: Sequence[Cell], run: str, shown: Table) -> _Measured:
     measure = claim.measures[place]
     where = {"study": claim.study}
+    matched: tuple[Cell, ...] = ()
     try:
         point = point_of(cells, f"{claim.claim}: {measure.label}", where | measure.cells, measure.entrant, run)
+        matched = point.cells
         against = None if measure.against is None else point_of(cells, f"{measure.label} (against)", where | measure.against, None, run)
-        return metric(measure.metric).compute(point, against)
+        found = metric(measure.metric).compute(point, against)
     except Missing as error:
         shown.note(str(error))
+        return _Measured()
     except (Refused, MismatchedSamples) as error:
         shown.note(f"{claim.claim}: refused: {error}")
-    return None
+        return _Measured(matched)
+    if found.note:
+        shown.note(f"{claim.claim}, {measure.label}: {found.note}")
+    return _Measured(found.cells, found)
 
 
 def _shown(claim: Claim, place: int, estimate: Estimate) -> str:
     return spoken(estimate, metric(claim.measures[place].metric).unit)
 
 
-def _verdict(claim: Claim, found: Sequence[Estimate | None]) -> str:
+def _verdict(claim: Claim, found: Sequence[_Measured]) -> str:
     """One of the claim's wordings, its places filled with what was measured."""
-    there = [one for one in found if one is not None]
-    if claim.needs == "real" and not any(_real(one) for one in there):
+    there = [one.estimate for one in found if one.estimate]
+    cells = [cell for one in found for cell in one.cells]
+    if claim.needs == "real" and not any(map(_real, cells)):
         return f"{UNTESTED}: it wants real weights"
-    if claim.needs == "cuda" and not any(one.cells[0].on_cuda for one in there):
-        direction = f"; on a CPU, as a direction only: {_shown(claim, 0, found[0])}" if found and found[0] else ""
+    if claim.needs == "cuda" and not any(cell.on_cuda for cell in cells):
+        first = found[0].estimate if found else None
+        direction = f"; on a CPU, as a direction only: {_shown(claim, 0, first)}" if first else ""
         return f"{UNTESTED}: it wants a GPU{direction}"
+    if any(one.cells and not one.estimate for one in found):
+        return "undecided: refused, as the notes say"
     if len(there) < len(found):
         return "missing records" if not there else f"undecided: {len(found) - len(there)} of {len(found)} measures are missing"
+    if any(FEW in one.note for one in there):
+        return "undecided: too few process restarts"
     texts = [number(one.value, metric(measure.metric).unit) for one, measure in zip(there, claim.measures, strict=True)]
-    return claim.verdict[_ruling(claim, there)].format(*texts)
+    return claim.verdict[_ruling(claim, there)].format(*texts) + _seeds(there[0].cells)
 
 
-def _real(estimate: Estimate) -> bool:
-    config = estimate.cells[0].facts
-    return config.get("load") == "weights" and config.get("model.zoo") is None
+def _seeds(cells: Sequence[Cell]) -> str:
+    """What is to be said of a trained model organism of fewer training seeds than a conclusion wants."""
+    trained = {cell.facts.get("variant") for cell in cells if cell.facts.get("model.zoo") and cell.facts.get("load") == "weights"}
+    return f", in {len(trained)} training seed{'s' if len(trained) > 1 else ''}" if 0 < len(trained) < SEEDS else ""
+
+
+def _real(cell: Cell) -> bool:
+    return cell.facts.get("load") == "weights" and cell.facts.get("model.zoo") is None
 
 
 def _ruling(claim: Claim, found: Sequence[Estimate]) -> str:

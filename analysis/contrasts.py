@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
@@ -48,7 +49,10 @@ def table(study: Declared, cells: Sequence[Cell]) -> Table:
         return shown
     shown.header[:] = ["contrast", "n", "effect", "p", "p (Holm)", "MDD", "seeds alike", "verdict"]
     adjusted = holm({name: found[name][1].p if name in found else 1.0 for name in names})
-    shown.rows += [_row(name, spec, one, adjusted[name]) for name, (spec, one) in found.items()]
+    for name, (spec, one) in found.items():
+        shown.rows.append(_row(name, spec, one, adjusted[name]))
+        if one.effect.note:
+            shown.note(f"{name}: {one.effect.note}")
     if any(cell.facts.get("model.zoo") for _, one in found.values() for cell in one.effect.cells):
         shown.note(ORGANISM)
     shown.note(f"Holm over {len(names)} contrasts; MDD: the least difference that would have shown (80% power, 5% level)")
@@ -61,15 +65,29 @@ def _measured(spec: ContrastSpec, cells: Sequence[Cell], where: Where, run: str)
         if a.cells != b.cells:
             raise Refused("timings are compared within the same blocks only: a and b must be entrants of one cell")
         ratio, p = timing.faster(a, timing.CLOCKS[spec.metric], b.entrant)
-        return _Found(ratio, p, None, (), "x", 1.0)
+        return _Found(ratio, p, math.exp(_detectable(*map(math.log, _ends(ratio)))), (), "x", 1.0)
     if (column := paired_column(spec.metric)) is not None:
         paired = quality.contrast(a, b, column)
         is_ratio = spec.metric.startswith("ratio:")
         unit = metric(spec.metric).unit
-        return _Found(metric(spec.metric).compute(a, b), paired.p, None, paired.by_seed, unit, 1.0 if is_ratio else 0.0)
+        effect = metric(spec.metric).compute(a, b)
+        low, high = _ends(effect)
+        return _Found(effect, paired.p, _detectable(low, high), paired.by_seed, unit, 1.0 if is_ratio else 0.0)
     found = quality.contrast(a, b, spec.metric)
     unit = "points" if spec.metric == "accuracy" else metric(spec.metric).unit
     return _Found(found.effect, found.p, found.detectable, found.by_seed, unit, 0.0)
+
+
+def _ends(effect: Estimate) -> tuple[float, float]:
+    """Its interval. Raises Refused where it has none: a contrast without one is no contrast."""
+    if effect.low is None or effect.high is None:
+        raise Refused(f"{effect.cells[0].facts['folder']}: a single number without an interval")
+    return effect.low, effect.high
+
+
+def _detectable(low: float, high: float) -> float:
+    """The least effect that would have shown (80% power, 5% level), from a 95% interval."""
+    return 2.8 * (high - low) / (2 * 1.96)
 
 
 def _filled(side: Where, where: Where) -> Where:
@@ -106,11 +124,18 @@ def _row(name: str, spec: ContrastSpec, found: _Found, adjusted: float) -> list[
 
 def _verdict(spec: ContrastSpec, found: _Found, adjusted: float) -> str:
     effect = found.effect
-    assert effect.low is not None
-    assert effect.high is not None
-    if adjusted > LEVEL or effect.low <= found.none <= effect.high:
+    low, high = _ends(effect)
+    if timing.FEW in effect.note:
+        return "undecided: too few process restarts"
+    if adjusted > LEVEL or low <= found.none <= high:
         return "no difference shown"
     more = effect.value > found.none
-    alike = len({value > 0 for value in found.by_seed}) == 1 and len(found.by_seed) >= SEEDS
-    narrow = "" if alike or found.unit == "x" else f", in {len(found.by_seed)} training seed{'s' if len(found.by_seed) > 1 else ''}"
-    return ("holds" if more == (spec.expect == "more") else "the reverse holds") + narrow
+    said = "holds" if more == (spec.expect == "more") else "the reverse holds"
+    return said if spec.metric in timing.CLOCKS else said + _narrow(found.by_seed)
+
+
+def _narrow(by_seed: Sequence[float]) -> str:
+    """What is to be said of a conclusion that fewer than SEEDS training seeds carry, or not all of them."""
+    if len({value > 0 for value in by_seed}) > 1:
+        return f", and not in each of {len(by_seed)} training seeds"
+    return "" if len(by_seed) >= SEEDS else f", in {len(by_seed)} training seed{'s' if len(by_seed) > 1 else ''}"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from analysis import quality
 from analysis.cells import ORGANISM, Cell
 from analysis.declared import TableSpec, Where, combinations, filled
-from analysis.errors import MismatchedSamples, Refused
+from analysis.errors import MismatchedSamples, NotMeasured, Refused
 from analysis.estimates import Point, number, spoken
 from analysis.tables import Entry, Table, points
 
@@ -41,7 +41,7 @@ def _fill(table: Table, rows: dict[str, Point]) -> None:
         table.rows.append(
             [
                 Entry(label),
-                Entry(str(first.get("num_scored") or first["num_samples"])),
+                Entry(str(first.get("num_scored") or first["num_samples"]), point.first),
                 table.number("mean_bits", point),
                 table.number("kl", point),
                 _quantile(point, 0.5),
@@ -96,9 +96,10 @@ def against(table: Table, point: Point, other: Point | None, name: str = "kl") -
     try:
         equal_bits(point, other)
         found = quality.contrast(point, other, name)
+    except NotMeasured:
+        return [Entry("-")] * 2
     except (Refused, MismatchedSamples) as error:
-        if "has no " not in str(error):
-            table.note(f"{point.label} against {other.label}: refused: {error}")
+        table.note(f"{point.label} against {other.label}: refused: {error}")
         return [Entry("-")] * 2
     return [Entry(spoken(found.effect, unit), point.first), Entry(number(found.detectable, unit).lstrip("+"), point.first)]
 

@@ -177,7 +177,7 @@ def claims(root: Path) -> list[Claim]:
 
 def _study(path: Path, text: str, block: dict[str, Any]) -> Declared:
     lines = text.splitlines()
-    question = next((line for line in lines[1:] if line.strip()), "")
+    question = " ".join(text.split("\n\n")[1].split()) if "\n\n" in text else ""
     drawn = path.with_name("figures.yaml")
     figures = _parsed(drawn, drawn.read_text(encoding="utf-8")) if drawn.exists() else []
     given: dict[str, Any] = {"name": path.parent.name, "folder": path.parent.name, "title": lines[0].lstrip("# "), "question": question}

@@ -33,5 +33,9 @@ class Refused(AnalysisError):
     """A number or a comparison that the records do not carry; the message says why."""
 
 
+class NotMeasured(Refused):
+    """A number that the run was not asked for: its phase was off, or nothing of the kind exists there."""
+
+
 class Missing(Refused):
     """Cells that no published study holds."""

@@ -106,11 +106,12 @@ def _told(chapter: Chapter) -> str:
     if study.organism:
         lines += [f"{ORGANISM[0].upper()}{ORGANISM[1:]}.", ""]
     if not chapter.published:
-        lines += [f"missing: no records of `{study.name}`; run: `{study.command}`, then `python -m analysis publish {study.name}`", ""]
+        lines += [f"- missing: no records of `{study.name}`; run: `{study.command}`, then `python -m analysis publish {study.name}`", ""]
     lines += [markdown(table, pages.path) for table in chapter.tables]
     for figure in chapter.figures:
         if figure.files:
             lines += [f"![{figure.name}](results/figures/{figure.name}.svg)", "", f"**{figure.name}.** {figure.caption}", ""]
+            lines += [f"- cells: {', '.join(f'[{cell.hash}]({pages.path(cell)})' for cell in figure.cells)}", ""]
         else:
             lines += [f"**{figure.name}** is not drawn.", ""]
         lines += [*(f"- {gap}" for gap in figure.gaps), *([""] if figure.gaps else [])]

@@ -28,6 +28,7 @@ class Drawn:
     files: dict[str, bytes]
     caption: str
     gaps: list[str]
+    cells: list[Cell]
 
 
 def draw(spec: FigureSpec, cells: Sequence[Cell], where: Where, run: str) -> Drawn:
@@ -43,7 +44,8 @@ def draw(spec: FigureSpec, cells: Sequence[Cell], where: Where, run: str) -> Dra
             figure.supxlabel(textwrap.shorten("; ".join(gaps), 230), fontsize=6.5, color="#555555", wrap=True)
         nums = [n for panel in panels for n in panel.nums]
         files = style.files(figure, spec.name) if nums else {}
-    return Drawn(spec.name, files, _caption(spec, panels, nums), gaps)
+    cells = list(dict.fromkeys(cell for panel in panels for cell in panel.drawn))
+    return Drawn(spec.name, files, _caption(spec, panels, nums), gaps, cells)
 
 
 def _gaps(panels: Sequence[Panel], run: str) -> list[str]:

@@ -14,11 +14,11 @@ from analysis.evidence import gather
 from analysis.figures import Drawn
 from analysis.publish import PUBLISHED
 from analysis.runs import compare, folders
-from analysis.studies import load_runs, transcripts
+from analysis.studies import first_problems, load_runs, transcripts
 from analysis.tables import Table
 
 _PAGE = Path(__file__).parent / "page"
-PROBLEMS = 20  # of each study, with their transcripts
+PROBLEMS = 10  # of each cell, with their transcripts
 _TURN = ("role", "said", "cached_tokens", "prefilled_tokens", "generated_tokens", "latent_steps")
 
 
@@ -40,7 +40,7 @@ def _of_published(published: Path) -> str:
 def _of_runs(runs: Sequence[Path]) -> str:
     study = load_runs(folders(runs))
     samples = study.samples
-    ids = sorted(set(samples.sample_id))[:PROBLEMS] if len(samples) else []
+    ids = first_problems(samples, PROBLEMS) if len(samples) else []
     texts = {study.name: samples[samples.sample_id.isin(ids)] if ids else samples}
     return page([compare(runs)], [], cells_of(study), texts)
 
@@ -50,8 +50,8 @@ def page(tables: Sequence[Table], figures: Sequence[Drawn], cells: Sequence[Cell
     data = {
         "tables": [_table(table) for table in tables],
         "figures": [_figure(figure) for figure in figures if figure.files],
-        "cells": {cell.hash: _cell(cell) for cell in cells},
-        "samples": {study: _samples(frame) for study, frame in texts.items()},
+        "cells": {_key(cell): _cell(cell) for cell in cells},
+        "samples": {study: _samples(study, frame) for study, frame in texts.items()},
     }
     parts = {"STYLE": "page.css", "SCRIPT": "page.js"}
     made = (_PAGE / "page.html").read_text(encoding="utf-8")
@@ -61,8 +61,13 @@ def page(tables: Sequence[Table], figures: Sequence[Drawn], cells: Sequence[Cell
 
 
 def _table(table: Table) -> dict[str, Any]:
-    rows = [[[entry.text, entry.cell.hash if entry.cell else None] for entry in row] for row in table.rows]
+    rows = [[[entry.text, _key(entry.cell) if entry.cell else None] for entry in row] for row in table.rows]
     return {"name": table.name, "title": table.title, "header": table.header, "rows": rows, "notes": table.told()}
+
+
+def _key(cell: Cell) -> str:
+    """One cell may be in two studies, with records of its own in each."""
+    return f"{cell.study}/{cell.hash}"
 
 
 def _figure(figure: Drawn) -> dict[str, Any]:
@@ -75,13 +80,13 @@ def _cell(cell: Cell) -> dict[str, Any]:
     return {"study": cell.study} | {key: cell.facts.get(key) for key in keys}
 
 
-def _samples(frame: pd.DataFrame) -> dict[str, dict[str, Any]]:
+def _samples(study: str, frame: pd.DataFrame) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for row in _records(frame):
         turns = [{key: turn[key] for key in _TURN} for turn in json.loads(row["turns"])]
         prediction = row["prediction"] if isinstance(row["prediction"], str) else None
         sample = {"gold": row["gold"], "prediction": prediction, "correct": bool(row["correct"]), "turns": turns}
-        found.setdefault(str(row["sample_id"]), {})[str(row["cell"])] = sample
+        found.setdefault(str(row["sample_id"]), {})[f"{study}/{row['cell']}"] = sample
     return found
 
 

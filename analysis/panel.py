@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import final
 
-from analysis.cells import Cell, Where
+from analysis.cells import PLACE, Cell, Where, comparable
 from analysis.declared import PanelSpec
 from analysis.errors import MismatchedSamples, Missing, Refused
 from analysis.estimates import Estimate, Point, point_of
@@ -25,13 +25,17 @@ class Panel:
     refused: list[str] = field(default_factory=list)
     nums: list[int] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
+    drawn: list[Cell] = field(default_factory=list)
 
     def point(self, label: str, own: Where, x: object = None) -> Point | None:
         """The cells of a line at x; None, noted, where there are none."""
         chosen = {**self.where, **self.spec.where, **own} | ({} if x is None else {self.spec.x.fact: x})
         entrant = chosen.pop("entrant", None)
         try:
-            return point_of(self.cells, label, chosen, entrant)
+            found = point_of(self.cells, label, chosen, entrant)
+            comparable((*self.drawn[:1], *found.cells), PLACE)
+            self.drawn += [cell for cell in found.cells if cell not in self.drawn]
+            return found
         except Missing:
             self.absent.setdefault(label, []).append("" if x is None else str(x))
         except Refused as error:
@@ -46,4 +50,6 @@ class Panel:
             self.refused.append(f"{point.label}: {error}")
             return None
         self.nums.append(found.num)
+        if found.note:
+            self.remarks.append(f"{point.label}: {found.note}.")
         return found

@@ -67,7 +67,7 @@ def read_cell(folder: Path) -> dict[str, Any]:
 def rows_of(folder: Path, kind: str) -> Iterator[dict[str, Any]]:
     """The records of one kind with their cell's hash, in the order of ids and blocks; nested parts as JSON, and counted.
 
-    Samples beyond the run's limit (of an earlier, larger one) are left out. Raises Damaged for a line that is not whole.
+    Raises Damaged for a line that is not whole.
     """
     path = folder / f"{kind}.jsonl"
     if not path.exists():

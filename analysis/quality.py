@@ -11,9 +11,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from analysis.cells import Cell, comparable
-from analysis.errors import Refused
+from analysis.errors import NotMeasured, Refused
 from analysis.estimates import Estimate, Point
-from analysis.stats import Difference, bootstrap, bootstrap_pairs, difference, mcnemar, paired, sign_flips
+from analysis.stats import bootstrap, difference, mean_ratio, paired, sign_flips
 from avpbench.aggregate import wilson
 
 _FIDELITY = ("kl", "nll", "raw_nll", "top1_flips")
@@ -31,15 +31,19 @@ def values(cell: Cell, name: str) -> pd.Series:
     if name == "flop":
         return _flop(cell)
     if column not in frame or frame[column].isna().all():
-        why = "fidelity was off" if name in _FIDELITY else "nothing of that kind crossed, or quality was off"
-        raise Refused(f"{cell.facts['folder']} has no {name} ({why})")
+        phase = "fidelity" if name in _FIDELITY else "quality"
+        if not cell.ran(phase):
+            raise NotMeasured(f"{cell.facts['folder']} has no {name}: {phase} was off")
+        if len(frame) and phase == "quality":
+            raise NotMeasured(f"{cell.facts['folder']} has no {name}: nothing of that kind crossed")
+        raise Refused(f"{cell.facts['folder']} has no {name}, although {phase} was on")
     return frame.set_index("sample_id")[column].astype(float).dropna()
 
 
 def _flop(cell: Cell) -> pd.Series:
     work = cell.meta.get("roofline")
     if not work:
-        raise Refused(f"{cell.facts['folder']} has no count of operations (latency was off)")
+        raise NotMeasured(f"{cell.facts['folder']} has no count of operations: latency was off")
     return work["token_flop"] * values(cell, "forward_tokens") + work["attention_flop"] * values(cell, "pairs")
 
 
@@ -81,16 +85,14 @@ def floor(reference: Point) -> Estimate:
 def saving(point: Point, against: Point, name: str) -> Estimate:
     """1 - mean / mean of the other, of the same problems."""
     pairs = _matched(point, against, SAVINGS[name])
-    both = np.concatenate(pairs)
-    low, high = bootstrap_pairs(both, "ratio")
-    return Estimate(float(1 - both[:, 0].mean() / both[:, 1].mean()), 1 - high, 1 - low, len(both), (*point.cells, *against.cells))
+    value, low, high = mean_ratio(pairs)
+    return Estimate(1 - value, 1 - high, 1 - low, sum(map(len, pairs)), (*point.cells, *against.cells))
 
 
 def ratio(point: Point, against: Point, name: str) -> Estimate:
     """The other's mean over this one's, of the same problems."""
-    both = np.concatenate(_matched(against, point, name))
-    low, high = bootstrap_pairs(both, "ratio")
-    return Estimate(float(both[:, 0].mean() / both[:, 1].mean()), low, high, len(both), (*point.cells, *against.cells))
+    pairs = _matched(against, point, name)
+    return Estimate(*mean_ratio(pairs), sum(map(len, pairs)), (*point.cells, *against.cells))
 
 
 def _matched(point: Point, against: Point, name: str) -> list[NDArray[np.float64]]:
@@ -111,7 +113,10 @@ def _matched(point: Point, against: Point, name: str) -> list[NDArray[np.float64
 @final
 @dataclass(frozen=True, eq=False, slots=True)
 class Contrast:
-    """point - against: the effect with its interval, a p, and the least that so many problems would have shown; by seed too."""
+    """point - against: the effect with its interval, a p, and the least that so many problems would have shown; by seed too.
+
+    Of several training seeds p is the largest of theirs: answers of two models to one problem are no two independent problems.
+    """
 
     effect: Estimate
     p: float
@@ -124,30 +129,26 @@ def contrast(point: Point, against: Point, name: str) -> Contrast:
     groups = _matched(point, against, name)
     changes = [g[:, 0] - g[:, 1] for g in groups]
     cells = (*point.cells, *against.cells)
-    together, count = np.concatenate(changes), sum(map(len, changes))
+    count = sum(map(len, changes))
     by_seed = tuple(float(c.mean()) for c in changes)
     if name != "accuracy":
         low, high = bootstrap(changes)
-        detectable = 2.8 * float(together.std(ddof=1)) / count**0.5 if count > 1 else float("inf")
-        return Contrast(Estimate(float(np.mean(by_seed)), low, high, count, cells), sign_flips(together), detectable, by_seed)
+        detectable = [2.8 * float(c.std(ddof=1)) / len(c) ** 0.5 if len(c) > 1 else float("inf") for c in changes]
+        effect = Estimate(float(np.mean(by_seed)), low, high, count, cells)
+        return Contrast(effect, max(map(sign_flips, changes)), max(detectable), by_seed)
     if any(((g != 0) & (g != 1)).any() for g in groups):
         raise Refused(f"{point.label} against {against.label}: accuracy over several random draws is not a yes or no")
-    found = _binary(groups)
-    low, high = (found.low, found.high) if len(groups) == 1 else bootstrap(changes)
+    seeds = [difference([(bool(other), bool(mine)) for mine, other in g]) for g in groups]
+    low, high = (seeds[0].low, seeds[0].high) if len(seeds) == 1 else bootstrap(changes)
     effect = Estimate(float(np.mean(by_seed)), low, high, count, cells)
-    return Contrast(effect, mcnemar(found.only_a, found.only_b), found.detectable, by_seed)
-
-
-def _binary(groups: Sequence[NDArray[np.float64]]) -> Difference:
-    return difference([(bool(other), bool(mine)) for g in groups for mine, other in g])
+    return Contrast(effect, max(one.p for one in seeds), max(one.detectable for one in seeds), by_seed)
 
 
 def share_of_gap(point: Point, random: Point, oracle: Point) -> Estimate:
     """(M_random - M) / (M_random - M_oracle) of mean KL. Raises Refused where the denominator's interval touches 0."""
     ours, best = _matched(random, point, "kl"), _matched(random, oracle, "kl")
-    both = np.concatenate([np.stack([o[:, 0] - o[:, 1], b[:, 0] - b[:, 1]], axis=1) for o, b in zip(ours, best, strict=True)])
-    low, high = bootstrap_pairs(both[:, 1])
+    both = [np.stack([o[:, 0] - o[:, 1], b[:, 0] - b[:, 1]], axis=1) for o, b in zip(ours, best, strict=True)]
+    low, high = bootstrap([gap[:, 1] for gap in both])
     if low <= 0 <= high:
         raise Refused("random and oracle cannot be told apart")
-    interval = bootstrap_pairs(both, "ratio")
-    return Estimate(float(both[:, 0].mean() / both[:, 1].mean()), *interval, len(both), (*point.cells, *random.cells, *oracle.cells))
+    return Estimate(*mean_ratio(both), sum(map(len, both)), (*point.cells, *random.cells, *oracle.cells))

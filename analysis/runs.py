@@ -10,7 +10,7 @@ from analysis.cells import Cell, cells_of
 from analysis.errors import MismatchedSamples, NoRecords, Refused
 from analysis.estimates import Point, number, spoken
 from analysis.metrics import METRICS
-from analysis.studies import load_runs
+from analysis.studies import label_of, load_runs
 from analysis.tables import Entry, Table
 from analysis.timing import stages
 
@@ -37,7 +37,8 @@ def compare(given: Sequence[Path]) -> Table:
 def _points(given: Sequence[Path]) -> dict[str, Point]:
     """The runs in the order given, labelled by strategy, or by folder where that would not tell them apart."""
     by_folder = {str(cell.facts["folder"]): cell for cell in cells_of(load_runs(folders(given)))}
-    cells = [by_folder[folder.name] for folder in folders(given)]
+    found = folders(given)
+    cells = [by_folder[label_of(folder, found)] for folder in found]
     labels = [cell.label for cell in cells]
     names = [label if labels.count(label) == 1 else str(cell.facts["folder"]) for label, cell in zip(labels, cells, strict=True)]
     return {name: Point(name, (cell,), cell.label) for name, cell in zip(names, cells, strict=True)}

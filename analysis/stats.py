@@ -121,14 +121,19 @@ def _resampled_means(values_NK: NDArray[np.float64], rng: np.random.Generator, d
     return means_DK
 
 
-def bootstrap_pairs(values: NDArray[np.float64], statistic: str = "difference", seed: int = 0, draws: int = 2_000) -> tuple[float, float]:
-    """95% percentile interval over problems of a mean (`difference`, values_N) or of a ratio of means (`ratio`, values_N2)."""
+def mean_ratio(groups: Sequence[NDArray[np.float64]], seed: int = 0, draws: int = 2_000) -> tuple[float, float, float]:
+    """A ratio of means over pairs_N2, the first over the second, the mean over groups (training seeds) of both; with its 95%
+    percentile interval, groups resampled before their problems."""
     rng = np.random.default_rng(seed)
-    means_DK = _resampled_means(values[:, None] if values.ndim == 1 else values, rng, draws)
+    chosen = rng.integers(len(groups), size=(draws, len(groups)))
+    means = np.empty((*chosen.shape, 2))
+    for k, pairs_N2 in enumerate(groups):
+        means[chosen == k] = _resampled_means(pairs_N2, rng, int((chosen == k).sum()))
+    top, bottom = np.moveaxis(means.mean(axis=1), 1, 0)
     with np.errstate(divide="ignore", invalid="ignore"):
-        found = means_DK[:, 0] if statistic == "difference" else means_DK[:, 0] / means_DK[:, 1]
-    low, high = np.nanquantile(found, [0.025, 0.975])
-    return float(low), float(high)
+        low, high = np.nanquantile(top / bottom, [0.025, 0.975])
+    centre = np.mean([pairs_N2.mean(axis=0) for pairs_N2 in groups], axis=0)
+    return float(centre[0] / centre[1]), float(low), float(high)
 
 
 def sign_flips(differences: NDArray[np.float64], seed: int = 0, draws: int = 9_999) -> float:

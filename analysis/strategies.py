@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from analysis import quality
 from analysis.cells import ORGANISM, Cell, codes_of
 from analysis.declared import TableSpec, Where, combinations, filled
-from analysis.errors import MismatchedSamples, Refused
+from analysis.errors import MismatchedSamples, NotMeasured, Refused
 from analysis.estimates import Point, number, spoken
 from analysis.tables import Entry, Table, points
 
@@ -39,7 +39,7 @@ def fill(table: Table, rows: dict[str, Point], reference: str = "raw") -> None:
     raw, text = rows.get(reference), rows.get("text")
     table.header[:] = ["strategy", "n", "accuracy", f"against {reference} (points)", "p", "MDD (points)", *_COLUMNS]
     for label, point in rows.items():
-        row = [Entry(label), Entry(str(point.first.facts["num_samples"])), table.number("accuracy", point)]
+        row = [Entry(label), Entry(str(point.first.facts["num_samples"]), point.first), table.number("accuracy", point)]
         row += _against(table, point, raw)
         row += [_number(table, name, point, text) for name in _COLUMNS.values()]
         table.rows.append(row)
@@ -69,9 +69,10 @@ def _against(table: Table, point: Point, raw: Point | None) -> list[Entry]:
         return [Entry("-")] * 3
     try:
         found = quality.contrast(point, raw, "accuracy")
+    except NotMeasured:
+        return [Entry("-")] * 3
     except (Refused, MismatchedSamples) as error:
-        if "has no " not in str(error):
-            table.note(f"{point.label} against {raw.label}: refused: {error}")
+        table.note(f"{point.label} against {raw.label}: refused: {error}")
         return [Entry("-")] * 3
     first = point.first
     return [
@@ -85,7 +86,7 @@ def _sensitivity(rows: dict[str, Point]) -> str:
     """Whether the setting needs the cache at all: raw against the better of blank and somebody else's parcel."""
     needed = [rows.get(name) for name in ("raw", "blank", "shuffled")]
     if any(point is None for point in needed):
-        return "sensitivity: undetermined (it needs the rows raw, blank and shuffled)"
+        return "sensitivity: not run (it needs the rows raw, blank and shuffled)"
     raw, blank, shuffled = (point for point in needed if point is not None)
     try:
         best = max((blank, shuffled), key=lambda p: quality.average(p, "accuracy", interval=False).value)
@@ -101,7 +102,11 @@ def _sensitivity(rows: dict[str, Point]) -> str:
 def _floor(table: Table, reprefill: Point) -> None:
     try:
         found = quality.floor(reprefill)
-    except Refused:
+    except NotMeasured:
+        table.note("floor: not measured (it needs the fidelity of re-prefill)")
+        return
+    except Refused as error:
+        table.note(f"floor: refused: {error}")
         return
     kl = quality.average(reprefill, "kl", interval=False)
     table.note(

@@ -72,13 +72,21 @@ def _read(path: Path, text: bool) -> pd.DataFrame:
 
 
 def transcripts(study: str, num_samples: int, published: Path = PUBLISHED) -> pd.DataFrame:
-    """The samples of a study's first problems, with their texts; none where there is no file that can be read (`load` says so)."""
+    """The samples of the first problems of each of a study's cells, with their texts; none where there is no file that can be
+    read (`load` says so)."""
     path = published / study / "samples.parquet"
     try:
-        ids = sorted(set(pq.read_table(path, columns=["sample_id"])["sample_id"].to_pylist()))[:num_samples]
+        ids = first_problems(pq.read_table(path, columns=["cell", "sample_id"]).to_pandas(), num_samples)
         return pq.read_table(path, filters=[("sample_id", "in", ids)]).to_pandas()
     except (OSError, pa.ArrowInvalid):
         return pd.DataFrame()
+
+
+def first_problems(samples: pd.DataFrame, number: int) -> list[str]:
+    """So many problems of every cell, those that most cells hold first, so that they can be read side by side."""
+    held = samples.sample_id.value_counts()
+    ordered = samples.assign(held=samples.sample_id.map(held)).sort_values(["held", "sample_id"], ascending=[False, True])
+    return sorted(set(ordered.groupby("cell").head(number).sample_id))
 
 
 def load_runs(folders: Sequence[Path]) -> Study:
@@ -90,10 +98,17 @@ def load_runs(folders: Sequence[Path]) -> Study:
             raise NoRecords(f"{folder} holds no finished run (no summary.json); run its cell again, which goes on")
         cell = read_cell(folder)
         name = cell["meta"]["cell"]
-        cells[name] = cell
+        if name in cells:  # run twice, in two stores
+            name = f"{name} {folder}"
+        cells[name] = cell | {"folder": label_of(folder, folders)}
         for kind in KINDS:
             try:
-                rows[kind] += rows_of(folder, kind)
+                rows[kind] += [row | {"cell": name} for row in rows_of(folder, kind)]
             except Damaged as error:
                 damaged[name] = str(error)
     return Study("runs", cells, **{kind: pd.DataFrame(found) for kind, found in rows.items()}, damaged=damaged)
+
+
+def label_of(folder: Path, folders: Sequence[Path]) -> str:
+    """A run's folder by its name, or by its path where another of these has the same name."""
+    return folder.name if [one.name for one in folders].count(folder.name) == 1 else str(folder)

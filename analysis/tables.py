@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import final
 
 from analysis.cells import Cell, Where
-from analysis.errors import MismatchedSamples, Refused
+from analysis.errors import MismatchedSamples, NotMeasured, Refused
 from analysis.estimates import Estimate, Point, point_of, spoken
 from analysis.metrics import metric
 
@@ -23,6 +23,7 @@ class Entry:
 
     text: str
     cell: Cell | None = None
+    others: tuple[Cell, ...] = ()  # more that it comes from
 
 
 @final
@@ -51,9 +52,10 @@ class Table:
         """A metric as a field; `-` with a note where it is refused."""
         try:
             return self.entry(metric(name).compute(point, against), metric(name).unit)
+        except NotMeasured:
+            return Entry("-")
         except (Refused, MismatchedSamples) as error:
-            if "has no " not in str(error) and "was not timed" not in str(error):
-                self.note(f"{point.label}, {name}: refused: {error}")
+            self.note(f"{point.label}, {name}: refused: {error}")
             return Entry("-")
 
     def entry(self, estimate: Estimate, unit: str) -> Entry:
@@ -61,7 +63,7 @@ class Table:
         folder = str(estimate.cells[0].facts["folder"])
         if estimate.note and folder not in (held := self.remarks.setdefault(estimate.note, [])):
             held.append(folder)
-        return Entry(spoken(estimate, unit), estimate.cells[0])
+        return Entry(spoken(estimate, unit), estimate.cells[0], estimate.cells[1:])
 
 
 def markdown(table: Table, link: Link | None = None, level: int = 3) -> str:
@@ -94,7 +96,7 @@ def as_csv(table: Table) -> str:
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow([*table.header, "cells"])
     for row in table.rows:
-        cells = dict.fromkeys(entry.cell.hash for entry in row if entry.cell)
+        cells = dict.fromkeys(cell.hash for entry in row if entry.cell for cell in (entry.cell, *entry.others))
         writer.writerow([*(entry.text for entry in row), " ".join(cells)])
     return out.getvalue()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import fields, replace
 from functools import cache
 
 import numpy as np
@@ -12,21 +13,26 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from analysis.cells import Cell, comparable
-from analysis.errors import Refused
+from analysis.errors import NotMeasured, Refused
 from analysis.estimates import Estimate, Point
 from analysis.stats import bootstrap
+from avpbench.breakeven import BreakEven, measure
 from avpbench.limits import Work, pass_flop
-from avpbench.summary import AA_LIMIT, REFERENCE
+from avpbench.records import LatencyRecord
+from avpbench.summary import AA_LIMIT, REFERENCE, RESIDUAL_LIMIT
 
 ETA_LIMIT = 0.6  # of re-prefill on a GPU, below which a speed-up is not published
 CLOCKS = {"ttft_host": "host", "ttft_device": "device", "handoff": "handoff"}  # as metrics name them: as records do
 PROCESSES = 5  # restarts that a published ratio wants
+FEW = "process restarts"  # said of one that has fewer
 
 
 def _rows(cell: Cell, entrant: str, clock: str) -> pd.DataFrame:
     frame = cell.latency
     if frame.empty:
-        raise Refused(f"{cell.facts['folder']} was not timed (latency was off)")
+        if cell.ran("latency"):
+            raise Refused(f"{cell.facts['folder']} has no timed blocks, although latency was on")
+        raise NotMeasured(f"{cell.facts['folder']} was not timed: latency was off")
     rows = _sorted_out(cell).get((entrant, clock))
     if rows is None:
         raise Refused(f"{cell.facts['folder']} did not time {entrant!r}; it has {', '.join(sorted(set(frame.strategy)))}")
@@ -44,6 +50,8 @@ def blocks(point: Point, clock: str, entrants: tuple[str, ...], column: str = "s
     """A row a whole block, indexed by process and block, a column an entrant. One cell only: blocks are not pooled over seeds."""
     comparable(point.cells)
     if len(point.cells) > 1:
+        if not any(cell.ran("latency") for cell in point.cells):
+            raise NotMeasured(f"{point.label} was not timed: latency was off")
         raise Refused(f"{point.label}: timings of {len(point.cells)} training seeds are not pooled; name a variant")
     cell = point.first
     found = pd.DataFrame({name: _rows(cell, name, clock)[column] for name in dict.fromkeys(entrants)}).dropna()
@@ -58,10 +66,10 @@ def _groups(values: pd.Series) -> list[NDArray[np.float64]]:
 
 def _estimate(point: Point, values: pd.Series, log: bool = False, note: str = "") -> Estimate:
     groups = _groups(values)
-    centre, (low, high) = float(np.mean([g.mean() for g in groups])), bootstrap(groups)
+    centre, (low, high) = float(values.mean()), bootstrap(groups)
     if log:
         centre, low, high = math.exp(centre), math.exp(low), math.exp(high)
-    few = f"{len(groups)} of {PROCESSES} process restarts" if len(groups) < PROCESSES else ""
+    few = f"{len(groups)} of {PROCESSES} {FEW}" if len(groups) < PROCESSES else ""
     return Estimate(centre, low, high, len(values), point.cells, "; ".join(filter(None, (note, few))))
 
 
@@ -86,20 +94,42 @@ def eta(point: Point, clock: str, entrant: str | None = None) -> Estimate:
 def speedup(point: Point, clock: str, reference: str = REFERENCE) -> Estimate:
     """exp of the mean over blocks of log(T_reference / T). On a GPU where re-prefill is far from its limit, T_limit of re-prefill
     takes its place, and the note says so. Raises Refused where A/A was unsound."""
-    facts = point.first.facts
-    low, high = facts.get("aa_log_ratio_low"), facts.get("aa_log_ratio_high")
-    if low is not None and high is not None and not -AA_LIMIT <= low <= high <= AA_LIMIT:
-        raise Refused(f"{facts['folder']}: A/A is unsound ({low:+.3f} to {high:+.3f} in log ratio), so no ratio of it is published")
+    _sound(point)
     found = blocks(point, clock, (point.entrant, reference))
-    if reference == REFERENCE and point.first.on_cuda and (near := eta(point, clock, reference).value) < ETA_LIMIT:
-        bound = blocks(point, clock, (reference,), "limit_s")[reference].reindex(found.index)
+    if reference == REFERENCE and (near := _slack(point, clock)) is not None:
+        bound = blocks(point, _whole(clock), (reference,), "limit_s")[reference].reindex(found.index)
         note = f"against the limit of re-prefill, whose eta is {near:.2f}"
         return _estimate(point, np.log(bound / found[point.entrant]), log=True, note=note)
     return _estimate(point, np.log(found[reference] / found[point.entrant]), log=True)
 
 
+def _sound(point: Point) -> None:
+    """Raises Refused where one strategy, run twice in a block, differed from itself."""
+    facts = point.first.facts
+    low, high = facts.get("aa_log_ratio_low"), facts.get("aa_log_ratio_high")
+    if low is not None and high is not None and not -AA_LIMIT <= low <= high <= AA_LIMIT:
+        raise Refused(f"{facts['folder']}: A/A is unsound ({low:+.3f} to {high:+.3f} in log ratio), so no ratio of it is published")
+
+
+def _whole(clock: str) -> str:
+    """The clock whose limit is known: a hand-off of re-prefill is nothing but its pass."""
+    return "host" if clock == "handoff" else clock
+
+
+def _slack(point: Point, clock: str) -> float | None:
+    """eta of re-prefill on a GPU where it is too far from its limit to be a reference; None elsewhere."""
+    near = eta(point, _whole(clock), REFERENCE).value if point.first.on_cuda else None
+    return near if near is not None and near < ETA_LIMIT else None
+
+
 def faster(point: Point, clock: str, reference: str) -> tuple[Estimate, float]:
-    """speedup over another entrant of the same blocks, and the p of its log ratio over processes (t test); 1 with a single one."""
+    """speedup over another entrant of the same blocks, and the p of its log ratio over processes (t test); 1 with a single one.
+
+    Raises Refused where `speedup` would, and where re-prefill is no reference.
+    """
+    _sound(point)
+    if reference == REFERENCE and (near := _slack(point, clock)) is not None:
+        raise Refused(f"{point.first.facts['folder']}: re-prefill runs at {near:.2f} of its limit, too far for a reference")
     found = blocks(point, clock, (point.entrant, reference))
     ratio = np.log(found[reference] / found[point.entrant])
     means = np.array([g.mean() for g in _groups(ratio)])
@@ -108,34 +138,31 @@ def faster(point: Point, clock: str, reference: str) -> tuple[Estimate, float]:
 
 
 def stages(point: Point) -> dict[str, float]:
-    """Mean seconds of each stage, from the repeats that carried them."""
+    """Mean seconds of each stage, from the repeats that carried them. Raises Refused where they do not add up to the hand-off."""
+    residual = point.first.facts.get("stages_residual")
+    if point.first.on_cuda and residual is not None and abs(residual) > RESIDUAL_LIMIT:
+        raise Refused(f"{point.first.facts['folder']}: its stages leave {residual:+.1%} of the hand-off unexplained")
     found = blocks(point, "stages", (point.entrant,), "stages_s")[point.entrant]
     rows = [row if isinstance(row, dict) else json.loads(row) for row in found]
     return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
 
 
-def break_even(point: Point) -> tuple[float, float, float]:
-    """The bandwidth, bits/s, above which the hand-off beats re-prefill, and its 95% interval; 0: always, inf: never.
-
-    8 (W_s - W_re) / (T_re - T_s), T the hand-off through memory.
-    """
-    spent = blocks(point, "handoff", (point.entrant, REFERENCE))
-    sizes = blocks(point, "handoff", (point.entrant, REFERENCE), "wire_bytes")
-    more_bits = 8 * float((sizes[point.entrant] - sizes[REFERENCE]).mean())
-    saved = _estimate(point, spent[REFERENCE] - spent[point.entrant])
-    assert saved.low is not None
-    assert saved.high is not None
-    return _bandwidth(more_bits, saved.value), _bandwidth(more_bits, saved.high), _bandwidth(more_bits, saved.low)
-
-
-def _bandwidth(more_bits: float, saved_s: float) -> float:
-    return max(0.0, more_bits / saved_s) if saved_s > 0 else math.inf
+def break_even(point: Point) -> BreakEven:
+    """The bandwidth at which the hand-off and re-prefill take equally long, as a run's own summary has it."""
+    frame = point.first.latency.astype(object).where(lambda f: f.notna(), None)
+    kept = [field.name for field in fields(LatencyRecord)]
+    rows = [LatencyRecord.from_json({name: row[name] for name in kept}) for row in frame.to_dict("records")]
+    rows = [replace(row, stages_s=json.loads(row.stages_s) if isinstance(row.stages_s, str) else row.stages_s) for row in rows]
+    facts = point.first.facts
+    return measure(rows, point.entrant, REFERENCE, facts.get("bandwidth"), None)
 
 
 def achieved_flop_per_s(point: Point) -> float:
     """What re-prefill's pass reached, F."""
     cell = point.first
     work = cell.meta["roofline"]
+    if not work:
+        raise Refused(f"{cell.facts['folder']} has no count of operations")
     rows = _rows(cell, REFERENCE, "device")
     tokens = float((rows.prefix_tokens + rows.new_tokens).mean())
     shape = Work(**{name: work[name] for name in Work.__slots__})

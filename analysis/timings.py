@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from analysis.cells import Cell
+from analysis.cells import PLACE, Cell, comparable
 from analysis.declared import TableSpec, Where, combinations, filled
+from analysis.errors import Refused
+from analysis.estimates import Point
 from analysis.tables import Entry, Table, points
 
 _COLUMNS = {  # header: metric
@@ -21,8 +23,9 @@ def tables(spec: TableSpec, cells: Sequence[Cell], where: Where, run: str) -> li
     for chosen in combinations(spec.each):
         suffix = "".join(f"_{key}{value}" for key, value in chosen.items())
         table = Table(spec.name + suffix, filled(spec.title, chosen), [])
+        drawn: list[Cell] = []
         for place in combinations(spec.across):
-            _fill(table, spec, cells, where | spec.where | chosen, place, run)
+            _fill(table, spec, cells, where | spec.where | chosen, place, run, drawn)
         if table.rows:
             table.header[:] = [*spec.across, "strategy", *_COLUMNS]
             table.note("speed-up: over re-prefill in the same blocks; eta: the device's limit / measured; batch 1, last hop")
@@ -30,11 +33,22 @@ def tables(spec: TableSpec, cells: Sequence[Cell], where: Where, run: str) -> li
     return found
 
 
-def _fill(table: Table, spec: TableSpec, cells: Sequence[Cell], where: Where, place: Where, run: str) -> None:
+def _fill(table: Table, spec: TableSpec, cells: Sequence[Cell], where: Where, place: Where, run: str, drawn: list[Cell]) -> None:
     at = ", ".join(f"{key}={value}" for key, value in place.items())
     rows = {f"{label} at {at}" if at else label: own for label, own in spec.rows.items()}
     found = points(table, cells, rows, where | place, run)
     for label, given in zip(rows, spec.rows, strict=True):
-        if label in found:
+        if label in found and _same_place(table, found[label], drawn):
             fixed = [Entry(str(value)) for value in place.values()]
             table.rows.append([*fixed, Entry(given), *(table.number(name, found[label]) for name in _COLUMNS.values())])
+
+
+def _same_place(table: Table, point: Point, drawn: list[Cell]) -> bool:
+    """Whether the row may stand beside those above it: times of another device or dtype may not."""
+    try:
+        comparable((*drawn[:1], *point.cells), PLACE)
+    except Refused as error:
+        table.note(f"{point.label}: refused: {error}")
+        return False
+    drawn += point.cells
+    return True

@@ -129,11 +129,12 @@ def test_clocks_by_hand(tmp_path: Path) -> None:
     ratio, p = timing.faster(raw, "host", "reprefill")
     assert ratio.value == pytest.approx(8, rel=0.02)
     assert p < 1e-6
-    value, low, high = timing.break_even(raw)
-    assert value == pytest.approx(8 * (10_000 - 400) / (1.4 * 0.07), rel=0.05)
-    assert low < value < high
-    slow = Point("r", raw.cells, "reprefill")
-    assert timing.break_even(slow)[0] == math.inf
+    found = timing.break_even(raw)
+    assert found.break_even == "above"
+    assert found.break_even_bps == pytest.approx(8 * (10_000 - 400) / (1.4 * 0.07), rel=0.05)
+    assert found.break_even_low_bps is not None
+    assert found.break_even_high_bps is not None
+    assert found.break_even_low_bps < found.break_even_bps < found.break_even_high_bps
     tokens = 316
     flop = WORK.token_flop * tokens + WORK.head_flop + WORK.attention_flop * tokens**2 / 2
     assert timing.achieved_flop_per_s(raw) == pytest.approx(flop / 0.064, rel=0.05)
@@ -180,9 +181,9 @@ def test_sign_flips_are_the_exact_test() -> None:
 @pytest.mark.parametrize(
     ("low", "high", "needs", "verdict"),
     [
-        (0.4, None, "any", "yes 50.0%"),
-        (0.6, None, "any", "no 50.0%"),
-        (None, 0.4, "any", "no 50.0%"),
+        (0.4, None, "any", "yes 50.0%, in 1 training seed"),
+        (0.6, None, "any", "no 50.0%, in 1 training seed"),
+        (None, 0.4, "any", "no 50.0%, in 1 training seed"),
         (0.4, None, "cuda", "cannot be tested here: it wants a GPU; on a CPU, as a direction only: 50.0% [50.0, 50.0]"),
         (0.4, None, "real", "cannot be tested here: it wants real weights"),
     ],

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from analysis.publish import Unfinished, publish
-from analysis.stats import MismatchedSamples, bootstrap, bootstrap_pairs, difference, holm, mcnemar, paired, tango
+from analysis.stats import MismatchedSamples, bootstrap, difference, holm, mcnemar, mean_ratio, paired, tango
 from analysis.studies import load, load_runs
 from avpbench import run
 
@@ -68,9 +68,12 @@ def test_bootstraps_cover_and_are_seeded() -> None:
     assert (low, high) == bootstrap(groups, draws=2000)
     assert high - low > 2 * 1.96 / np.sqrt(120), "what differs between groups widens it"
     values = rng.normal(2, 1, 500)
-    assert bootstrap_pairs(values, draws=2000) == pytest.approx((values.mean() - 0.088, values.mean() + 0.088), abs=0.03)
-    ratio = bootstrap_pairs(np.stack([values * 3, values], axis=1), "ratio", draws=500)
-    assert ratio == pytest.approx((3, 3))
+    assert mean_ratio([np.stack([values * 3, values], axis=1)], draws=500) == pytest.approx((3, 3, 3))
+    ones = np.ones(500)
+    centre, low, high = mean_ratio([np.stack([values, ones], axis=1)], draws=2000)
+    assert (centre, low, high) == pytest.approx((values.mean(), values.mean() - 0.088, values.mean() + 0.088), abs=0.03)
+    _, low, high = mean_ratio([np.stack([share * ones, ones], axis=1) for share in (0.25, 0.5, 0.75)])
+    assert (low, high) == pytest.approx((0.25, 0.75), abs=0.09), "groups are resampled, however sure each of them is"
 
 
 @pytest.fixture

@@ -138,6 +138,8 @@ function open(cell) {
   const wanted = data.cells[cell];
   $("study").value = wanted.study;
   showStudy();
+  const problems = data.samples[wanted.study] ?? {};
+  $("problem").value = Object.keys(problems).find((id) => problems[id][cell]) ?? $("problem").value;
   const alike = (other) => ["chain", "question", "variant"].every((key) => data.cells[other][key] === wanted[key]);
   let room = 4;
   for (const option of $("cells").options) option.selected = option.value === cell;

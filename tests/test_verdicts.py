@@ -1,0 +1,174 @@
+"""What a table may conclude: Holm over all that was named, verdicts that want an interval, labels of a setting, several seeds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from synthetic import write_run
+from test_metrics import ADAPTIVE, cells, point, timed
+
+from analysis import contrasts, quality, strategies, timing
+from analysis.claims import table as claims_table
+from analysis.declared import Claim, ContrastSpec, Declared, Measure
+from analysis.errors import Refused
+from analysis.estimates import Estimate, Point
+from analysis.tables import Table
+
+UNIFORM = (*ADAPTIVE, "strategy/controller=uniform")
+SPEC = ContrastSpec("{controller} against uniform", "kl", {}, {"controller": "uniform"}, "less", each={"controller": ["snapkv", "keydiff"]})
+
+
+def study(*specs: ContrastSpec) -> Declared:
+    return Declared("runs", "runs", "T", "Q", "run this", [], list(specs), [])
+
+
+def column(table: Table, name: str) -> list[str]:
+    return [row[table.header.index(name)].text for row in table.rows]
+
+
+def test_holm_counts_the_contrasts_that_are_missing(tmp_path: Path) -> None:
+    found = cells(write_run(tmp_path, ADAPTIVE, kl=lambda k: 0.1 + 0.01 * (k % 3)), write_run(tmp_path, UNIFORM, kl=lambda k: 0.12))
+    table = contrasts.table(study(SPEC), found)
+    (p,), (adjusted,) = column(table, "p"), column(table, "p (Holm)")
+    assert float(adjusted) == pytest.approx(2 * float(p), rel=0.1)
+    assert any(note.startswith("missing: ") and "keydiff" in note for note in table.notes)
+    assert column(table, "verdict") == ["holds, in 1 training seed"]
+
+
+def test_a_small_p_is_no_verdict_where_the_interval_holds_no_effect(tmp_path: Path) -> None:
+    effect = Estimate(-0.01, -0.03, 0.01, 40, point(write_run(tmp_path, ADAPTIVE)).cells)
+    found = contrasts._Found(effect, 1e-9, 0.01, (-0.01, -0.01, -0.01), "nats", 0.0)
+    assert contrasts._verdict(SPEC, found, 1e-9) == "no difference shown"
+    sure = replace(found, effect=replace(effect, high=-0.001))
+    assert contrasts._verdict(SPEC, sure, 1e-9) == "holds"
+    assert contrasts._verdict(SPEC, replace(sure, by_seed=(-0.02, 0.01, -0.02)), 1e-9) == "holds, and not in each of 3 training seeds"
+    assert contrasts._verdict(SPEC, sure, 0.06) == "no difference shown"
+
+
+def every(share: float) -> Callable[[int], bool]:
+    return lambda k: k % 20 < 20 * share
+
+
+@pytest.mark.parametrize(
+    ("blank", "shuffled", "label"),
+    [(0.1, 0.2, "sensitive"), (0.1, 0.75, "undetermined"), (0.75, 0.1, "undetermined"), (0.8, 0.8, "insensitive")],
+)
+def test_a_setting_is_as_sensitive_as_its_better_control_leaves_it(tmp_path: Path, blank: float, shuffled: float, label: str) -> None:
+    made = {"raw": (0.8, "strategy=raw"), "blank": (blank, "strategy=blank"), "shuffled": (shuffled, "strategy=raw", "donor=other")}
+    rows = {
+        name: point(write_run(tmp_path, ("study=t", "chain=2", *words), num=400, right=every(share)))
+        for name, (share, *words) in made.items()
+    }
+    table = Table("t", "T", [])
+    strategies.fill(table, rows)
+    (told,) = [note for note in table.notes if note.startswith("sensitivity: ")]
+    assert told.startswith(f"sensitivity: {label};")
+
+
+def seeds(root: Path, words: tuple[str, ...], right: Callable[[int, int], bool], kl: Callable[[int, int], float]) -> Point:
+    folders = []
+    for variant in range(3):
+        weights = {"weights": [f"w{variant}"]}
+        folder = write_run(
+            root,
+            (*words, f"+model.x={variant}"),
+            num=200,
+            right=lambda k, v=variant: right(v, k),
+            kl=lambda k, v=variant: kl(v, k),
+            identity=weights,
+        )  # type: ignore[misc]
+        meta = json.loads((folder / "meta.json").read_text())
+        meta["config"]["model"]["variant"] = variant
+        (folder / "meta.json").write_text(json.dumps(meta))
+        folders.append(folder)
+    return point(*folders)
+
+
+def test_seeds_that_disagree_are_no_more_evidence_than_the_least_of_them(tmp_path: Path) -> None:
+    """Answers of three models to one problem are no three problems: a difference of one seed alone is not shown."""
+    plain = lambda v, k: k % 4 > 0  # noqa: E731
+    better = lambda v, k: k % 4 > 0 or (v == 0 and k % 8 == 0)  # noqa: E731
+    ours = seeds(tmp_path, ADAPTIVE, better, lambda v, k: 0.1 + 0.001 * k)
+    other = seeds(tmp_path, UNIFORM, plain, lambda v, k: 0.1 + 0.001 * k + (0.05 if v == 0 else 0))
+    for name in ("accuracy", "kl"):
+        found = quality.contrast(ours, other, name)
+        assert found.p == 1.0
+        assert found.effect.low is not None
+        assert found.effect.high is not None
+        assert found.effect.low <= 0 <= found.effect.high
+        one = quality.contrast(Point("a", ours.cells[:1], "a"), Point("b", other.cells[:1], "b"), name)
+        assert one.p < 0.001
+
+
+def test_a_ratio_of_seeds_that_disagree_is_wide(tmp_path: Path) -> None:
+    def made(strategy: str, tokens: list[int]) -> Point:
+        folders = []
+        for variant, prefilled in enumerate(tokens):
+            words = ("study=t", "chain=2", f"strategy={strategy}", f"+model.x={variant}")
+            folder = write_run(tmp_path, words, prefilled=prefilled, identity={"weights": [f"w{variant}"]})
+            meta = json.loads((folder / "meta.json").read_text())
+            meta["config"]["model"]["variant"] = variant
+            (folder / "meta.json").write_text(json.dumps(meta))
+            folders.append(folder)
+        return point(*folders)
+
+    found = quality.saving(made("raw", [25, 50, 75]), made("text", [100, 100, 100]), "s_prompt")
+    assert (found.value, found.low, found.high) == pytest.approx((0.5, 0.25, 0.75), abs=0.02)
+
+
+def test_contrasts_of_clocks_keep_the_rules_of_ratios(tmp_path: Path) -> None:
+    with pytest.raises(Refused, match="A/A is unsound"):
+        timing.faster(_unsound(timed(tmp_path / "a", aa="raw")), "host", "reprefill")
+    spec = ContrastSpec("raw answers sooner", "ttft_host", {"entrant": "raw"}, {"entrant": "reprefill"}, "more")
+    few = contrasts.table(study(spec), cells(timed(tmp_path / "b", processes=2)))
+    assert column(few, "verdict") == ["undecided: too few process restarts"]
+    assert any("2 of 5 process restarts" in note for note in few.notes)
+    whole = contrasts.table(study(spec), cells(timed(tmp_path / "c")))
+    assert column(whole, "verdict") == ["holds"]
+    assert column(whole, "MDD")[0].endswith("x")
+
+
+def _unsound(folder: Path) -> Point:
+    made = point(folder)
+    made.first.facts.update(aa_log_ratio_low=-0.2, aa_log_ratio_high=0.3)
+    return made
+
+
+def test_a_hand_off_on_a_gpu_has_a_ratio_and_a_slow_reference_is_replaced(tmp_path: Path) -> None:
+    gpu = {"device": "NVIDIA H100"}
+    slow = point(timed(tmp_path, {"raw": 0.01, "reprefill": 0.08}, identity=gpu))
+    found = timing.speedup(slow, "handoff")
+    assert found.value == pytest.approx(0.3 * 0.08 / 0.014, rel=0.05), "re-prefill's limit on the host clock over raw's hand-off"
+    assert "against the limit of re-prefill" in found.note
+    with pytest.raises(Refused, match="too far for a reference"):
+        timing.faster(slow, "handoff", "reprefill")
+    slow.first.latency["limit_s"] *= 3
+    timing._sorted_out.cache_clear()
+    near = timing.speedup(slow, "handoff")
+    assert near.value == pytest.approx(8, rel=0.05)
+    assert not near.note
+
+
+def test_a_claim_that_wants_a_gpu_and_was_refused_there_says_so(tmp_path: Path) -> None:
+    measure = Measure("raw", "ttft_host_speedup", {"strategy": "raw"})
+    claim = Claim("c", "s", "t", "d", "-", "runs", [measure], "cuda", dict.fromkeys(("holds", "fails", "unclear"), "{0}"), at_least=1)
+    found = cells(timed(tmp_path, identity={"device": "NVIDIA H100"}))
+    found[0].facts.update(aa_log_ratio_low=-0.2, aa_log_ratio_high=0.3)
+    table = claims_table([claim], found, {})
+    assert table.rows[0][-1].text == "undecided: refused, as the notes say"
+    assert "A/A is unsound" in " ".join(table.notes)
+
+
+def test_records_that_were_cut_are_refused(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, ADAPTIVE, kl=lambda k: 0.1, entrants={"quantized snapkv affine 4": 0.01, "reprefill": 0.08})
+    assert cells(folder)[0].problem is None
+    for name, count, told in (("fidelity", 5, "5 scores"), ("latency", 24, "timed blocks")):
+        path = folder / f"{name}.jsonl"
+        whole = path.read_text()
+        path.write_text("".join(whole.splitlines(keepends=True)[:count]))
+        assert told in str(cells(folder)[0].problem)
+        path.write_text(whole)
