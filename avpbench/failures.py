@@ -84,10 +84,12 @@ def read(folder: Path) -> Failure | None:
 
 @contextmanager
 def recorded(folder: Path) -> Iterator[None]:
-    """Writes what fails in the block to the folder's failure.json; success takes the file of an earlier attempt away.
+    """Writes what fails in the block to the folder's failure.json; that of an earlier attempt goes as this one begins.
 
     A cell that another run holds has not failed: that run tells how it went.
     """
+    with suppress(OSError):  # a folder that cannot be written is told of when something is written
+        (folder / NAME).unlink(missing_ok=True)
     try:
         yield
     except InUse:
@@ -95,4 +97,3 @@ def recorded(folder: Path) -> Iterator[None]:
     except Exception as error:
         write(folder, Failure.of(error))
         raise
-    (folder / NAME).unlink(missing_ok=True)

@@ -35,6 +35,8 @@ def check(words: Sequence[str], commands: Sequence[str] = ()) -> None:
         key, separator, value = word.partition("=")
         if key == "hydra/launcher":
             _check_choices(key, value, ["basic", *choices[key]])
+        if key.startswith("hydra.launcher."):
+            _check_launcher_key(key, words)
         if word.startswith(("-", "hydra", "+", "~")):
             continue
         key = key.partition("@")[0]  # a group placed elsewhere: strategy/controller@strategy.controller.of=NAME
@@ -70,6 +72,15 @@ def without_folders(words: Sequence[str]) -> list[str]:
     """The words but for `--config-dir DIR`."""
     after = {place + 1 for place, word in enumerate(words) if word in _FOLDER}
     return [w for place, w in enumerate(words) if place not in after and w not in _FOLDER and not w.startswith("--config-dir=")]
+
+
+def _check_launcher_key(key: str, words: Sequence[str]) -> None:
+    """A key of the launcher that is asked for; those of launchers that are not ours pass."""
+    for name in (word.partition("=")[2] for word in words if word.startswith("hydra/launcher=")):
+        path = CONF / "hydra" / "launcher" / f"{name}.yaml"
+        known = list(_dotted(yaml.load(path.read_text(encoding="utf-8"), _LOADER), "hydra.launcher.")) if path.is_file() else []
+        if known and not any(key == one or key.startswith(f"{one}.") for one in known):
+            raise ConfigError(f"hydra/launcher={name} has no key {key}{near(key, known)}; there are {', '.join(known)}")
 
 
 def _check_choices(group: str, value: str, known: Sequence[str]) -> None:

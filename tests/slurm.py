@@ -129,6 +129,8 @@ def _await_node(env: dict[str, str], folder: Path) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
     if reason := missing():
         sys.exit(reason)
     with slurm(Path(sys.argv[1]).absolute()) as wanted:

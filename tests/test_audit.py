@@ -50,7 +50,7 @@ def edit(path: Path, change: Callable[[Any], None], line: int | None = None) -> 
 
 @pytest.mark.slow
 def test_a_run_that_nobody_touched_verifies(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["verify", str(folder.parent.parent)]) == 0
+    assert main(["verify", "adhoc", f"results={folder.parent.parent}"]) == 0
     told = capsys.readouterr().out
     assert "ok  " in told
     assert "1 runs, 0 of them differ" in told
@@ -125,7 +125,13 @@ def test_a_run_that_is_being_extended_is_not_finished(folder: Path, capsys: pyte
 
 
 @pytest.mark.parametrize(
-    ("words", "message"), [([], "verify wants one folder"), (["/nowhere"], "there is no folder /nowhere"), (["a", "b"], "one folder")]
+    ("words", "message"),
+    [
+        ([], "verify wants one folder or study"),
+        (["/nowhere"], "there is no folder /nowhere"),
+        (["a", "b"], "one folder"),
+        (["a", "limit=3"], "one folder"),
+    ],
 )
 def test_verify_wants_a_folder_of_runs(words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["verify", *words]) == 1
@@ -157,7 +163,8 @@ def test_a_lost_log_is_made_anew_from_the_records(
     assert main(words) == 0  # a whole log is not made again
     assert "1 whole offline logs; to send them: wandb sync" in (second := capsys.readouterr().out)
     assert "replaying" not in second
-    assert [is_whole(log) for log in sorted(folder.glob("wandb/offline*/*.wandb"))] == [False, True]
+    assert [is_whole(log, 3) for log in sorted(folder.glob("wandb/offline*/*.wandb"))] == [False, True]
+    assert [is_whole(log, 4) for log in sorted(folder.glob("wandb/offline*/*.wandb"))] == [False, False]  # of a shorter run
 
 
 @pytest.mark.slow

@@ -170,6 +170,9 @@ def test_a_launcher_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pyte
     check(["hydra/launcher=basic"])
     with pytest.raises(ConfigError, match="unknown hydra/launcher=slurn; did you mean slurm"):
         check(["hydra/launcher=slurn"])
+    with pytest.raises(ConfigError, match=r"has no key hydra\.launcher\.partion; did you mean hydra\.launcher\.partition"):
+        check(["hydra/launcher=slurm", "hydra.launcher.partion=debug"])
+    check(["hydra/launcher=ray", "hydra.launcher.ray.remote.num_gpus=0", "hydra.launcher.ray.init.address=auto"])
     (tmp_path / "hydra" / "launcher").mkdir(parents=True)
     (tmp_path / "hydra" / "launcher" / "mine.yaml").write_text("_target_: mine\n")
     check([f"--config-dir={tmp_path}", "hydra/launcher=mine"])

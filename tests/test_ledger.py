@@ -122,9 +122,12 @@ def test_a_job_that_died_is_a_failed_cell_and_one_that_answered_is_left(tmp_path
         _settle(ledger, number, [f"seed={number}"], answer, lambda job: f"{job.job_id} is gone")
     assert [entry.state for entry in ledger.entries()] == ["failed", "failed", *settled, "failed"]
     assert [entry.given for entry in ledger.entries()] == [f"seed={number}" for number in range(7)]
-    assert "5_1 is gone: OSError: no more room; log: " in json.loads((tmp_path / "cell-0" / "failure.json").read_text())["message"]
+    assert (
+        "5_1 is gone: OSError: no more room; what it had written is kept, and the same command goes on from there; log: "
+        in json.loads((tmp_path / "cell-0" / "failure.json").read_text())["message"]
+    )
     assert not (tmp_path / "cell-4").exists()
-    assert "5_1 is gone; log: " in json.loads((tmp_path / "cell-1" / "failure.json").read_text())["message"]
+    assert "5_1 is gone; what it had written is kept" in json.loads((tmp_path / "cell-1" / "failure.json").read_text())["message"]
     assert LaunchFailed.__name__ == ledger.entries()[6].failure.error  # type: ignore[union-attr]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -99,8 +100,8 @@ def test_requeued_terminated_and_cancelled_tasks(cluster: dict[str, str], tmp_pa
     until(lambda: all(lines(cell / "samples.jsonl") > 2 for cell in cells))
     (array,) = set(subprocess.run(["squeue", "-h", "-o", "%F"], env=cluster, capture_output=True, text=True, check=True).stdout.split())
     scontrol(cluster, "requeue", f"{array}_0")
-    for signal, task in (("TERM", 1), ("USR2", 2)):
-        subprocess.run(["scancel", f"--signal={signal}", f"{array}_{task}"], env=cluster, check=True)
+    for name, task in (("TERM", 1), ("USR2", 2)):
+        subprocess.run(["scancel", f"--signal={name}", f"{array}_{task}"], env=cluster, check=True)
     subprocess.run(["scancel", f"{array}_3"], env=cluster, check=True)
     said = ended(cluster, job)
     assert job.returncode == 1, said
@@ -121,6 +122,24 @@ def test_requeued_terminated_and_cancelled_tasks(cluster: dict[str, str], tmp_pa
     said = ended(cluster, again)
     assert again.returncode == 0, said
     assert not list(tmp_path.glob("adhoc/*/failure.json"))
+
+
+def test_who_interrupts_the_command_is_told_what_goes_on_and_may_give_it_again(cluster: dict[str, str], tmp_path: Path) -> None:
+    words = (*SMALL, "limit=12", "tracker._target_=slow_tracker.Slow", "+tracker.seconds=1", "seed=0,1")
+    first = started(cluster, tmp_path, *words, "hydra.launcher.array_parallelism=1")
+    running = folder(tmp_path, *SMALL[:2], "seed=0")
+    until(lambda: lines(running / "samples.jsonl") > 0)
+    first.send_signal(signal.SIGINT)
+    said = ended(cluster, first)
+    assert first.returncode == 130, said
+    (array,) = set(subprocess.run(["squeue", "-h", "-o", "%F"], env=cluster, capture_output=True, text=True, check=True).stdout.split())
+    assert f"2 jobs run on or wait in the queue; to end them: scancel {array}" in said
+    assert "failed cells" not in said
+    again = started(cluster, tmp_path, *words, "wait_s=200")
+    said = ended(cluster, again)
+    assert again.returncode == 0, said
+    for seed in (0, 1):
+        assert lines(folder(tmp_path, *SMALL[:2], f"seed={seed}") / "samples.jsonl") == 12
 
 
 def test_a_time_limit_is_hit_and_the_cell_goes_on(cluster: dict[str, str], tmp_path: Path) -> None:

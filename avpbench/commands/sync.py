@@ -40,8 +40,8 @@ def main(words: Sequence[str]) -> int:
     for one in folders:
         if not (one / "summary.json").is_file():
             say(f"not finished, left alone: {one}")
-        elif logs := [log for log in sorted(one.glob(_LOGS)) if is_whole(log)]:
-            kept += [log.parent for log in logs if not log.with_suffix(".wandb.synced").exists()]
+        elif logs := [log for log in sorted(one.glob(_LOGS)) if is_whole(log, _num_samples(one))]:
+            kept += [log.parent for log in logs[-1:] if not log.with_suffix(".wandb.synced").exists()]
         else:
             failed += not _replayed(one, asked.tracker, any(word.startswith("tracker.") for word in options))
     if kept:
@@ -49,19 +49,27 @@ def main(words: Sequence[str]) -> int:
     return 1 if failed else 0
 
 
-def is_whole(log: Path) -> bool:
-    """Whether an offline log ends as a finished run's does: after SIGKILL it may hold only its header."""
+def _num_samples(folder: Path) -> int:
+    return int(read_json(folder / "summary.json").get("num_samples", 0))
+
+
+def is_whole(log: Path, num_samples: int) -> bool:
+    """Whether an offline log tells of all samples and ends as a finished run's does.
+
+    After SIGKILL it may hold only its header, and a run in several sessions has one of each.
+    """
     done = subprocess.run(
         [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(log)], capture_output=True, text=True, check=False
     )
-    for line in reversed(done.stdout.splitlines()):
+    told, ended = 0, False
+    for line in done.stdout.splitlines():
         try:
             row = json.loads(line)
         except ValueError:
             return False
-        if row.get("type") == "exit":
-            return bool(row["exit"].get("exit_code", 0) == 0)
-    return False
+        told += row.get("type") == "history" and "progress/num_samples" in row["history"]["item"]
+        ended = ended or (row.get("type") == "exit" and row["exit"].get("exit_code", 0) == 0)
+    return ended and told >= num_samples
 
 
 def _replayed(folder: Path, asked: DictConfig, chosen: bool) -> bool:
@@ -83,4 +91,4 @@ def _replayed(folder: Path, asked: DictConfig, chosen: bool) -> bool:
     for sample in samples:
         tracker.sample(sample)
     tracker.finish(folder, samples, summary)
-    return any(is_whole(log) for log in folder.glob(_LOGS))
+    return any(is_whole(log, summary.quality.num_samples) for log in folder.glob(_LOGS))

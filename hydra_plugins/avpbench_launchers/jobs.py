@@ -44,15 +44,19 @@ class _Jobs(BaseSubmititLauncher):
         executor = self._executor()
         alive: dict[int, Any] = {}
         told: set[int] = set()
-        while waiting or alive:
-            now = dict(list(waiting.items())[: self._room(len(alive))])
-            if now:
-                alive |= self._submit(executor, now)
-                waiting = {number: words for number, words in waiting.items() if number not in now}
-            time.sleep(1)
-            for number in self._ended(alive):
-                _settle(ledger, number, job_overrides[number - initial_job_idx], alive.pop(number), self._fate)
-            self._tell(ledger, told)
+        try:
+            while waiting or alive:
+                now = dict(list(waiting.items())[: self._room(len(alive))])
+                if now:
+                    alive |= self._submit(executor, now)
+                    waiting = {number: words for number, words in waiting.items() if number not in now}
+                time.sleep(1)
+                for number in self._ended(alive):
+                    _settle(ledger, number, job_overrides[number - initial_job_idx], alive.pop(number), self._fate)
+                self._tell(ledger, told)
+        except KeyboardInterrupt:
+            print(f"\navpbench: {len(alive)} jobs run on or wait in the queue; {self._how_to_end(alive)}", flush=True)
+            raise
         return [JobReturn(overrides=list(words), status=JobStatus.COMPLETED) for words in job_overrides]
 
     def _executor(self) -> Any:
@@ -80,6 +84,11 @@ class _Jobs(BaseSubmititLauncher):
         try:
             submitted = executor.map_array(self, *zip(*calls, strict=True))
         except (RuntimeError, subprocess.SubprocessError, OSError) as error:
+            if "contact slurm controller" in str(error):
+                raise LaunchFailed(
+                    f"no SLURM controller answers ({str(error).strip().splitlines()[-1]}); is this a login node, and is SLURM_CONF set"
+                    " where the cluster wants it?"
+                ) from error
             raise LaunchFailed(
                 f"the scheduler refused the jobs: {str(error).strip()}; ask for what the cluster has with hydra.launcher.KEY=VALUE"
                 " (partition, account, gpus_per_node, mem_gb, timeout_min, ...)"
@@ -89,11 +98,11 @@ class _Jobs(BaseSubmititLauncher):
         return dict(zip(jobs, submitted, strict=True))
 
     def _tell(self, ledger: Ledger, told: set[int]) -> None:
-        """Prints the failures that were not told yet, while the others go on."""
+        """Prints the failures, and the cells that others hold, that were not told yet, while the rest go on."""
         for entry in ledger.entries():
-            if entry.state == "failed" and entry.failure and entry.number not in told:
+            if entry.state in ("failed", "held") and entry.failure and entry.number not in told:
                 told.add(entry.number)
-                print(f"avpbench: failed: {self._names[entry.number]}: {entry.failure.line}", flush=True)
+                print(f"avpbench: {entry.state}: {self._names[entry.number]}: {entry.failure.line}", flush=True)
 
     @abstractmethod
     def _requests(self) -> dict[str, Any]:
@@ -106,6 +115,10 @@ class _Jobs(BaseSubmititLauncher):
     @abstractmethod
     def _ended(self, alive: dict[int, Any]) -> list[int]:
         """Which of these jobs have answered, or never will."""
+
+    @abstractmethod
+    def _how_to_end(self, alive: dict[int, Any]) -> str:
+        """What a person does to end these jobs."""
 
     @abstractmethod
     def _fate(self, job: Any) -> str:
@@ -146,7 +159,7 @@ class SlurmJobs(_Jobs):
         if asked.returncode:  # a controller that is busy says nothing about the jobs
             self._say([f"squeue fails: {asked.stderr.strip()}"])
             return answered
-        self._queue = dict(line.split(" ", 1) for line in asked.stdout.splitlines())
+        self._queue = dict(line.removesuffix(" (None)").split(" ", 1) for line in asked.stdout.splitlines())
         gone = {job.job_id for job in alive.values()} - set(self._queue)
         lost = [number for number, job in alive.items() if job.job_id in gone & self._missed and number not in answered]
         self._missed = gone  # twice, since an answer may reach a shared file system late
@@ -162,9 +175,12 @@ class SlurmJobs(_Jobs):
 
     def _fate(self, job: Any) -> str:
         told = _shown(job.job_id)
-        return (
-            f"SLURM job {job.job_id} ended {told.get('JobState', 'and is gone')} (exit {told.get('ExitCode', 'unknown')}) without an answer"
-        )
+        code = told.get("ExitCode", "unknown")
+        killed = "; it was killed, which happens when memory runs out" if code in ("137:0", "0:9") else ""
+        return f"SLURM job {job.job_id} ended {told.get('JobState', 'and is gone')} (exit {code}){killed}"
+
+    def _how_to_end(self, alive: dict[int, Any]) -> str:
+        return f"to end them: scancel {' '.join(sorted({job.job_id.split('_')[0] for job in alive.values()}))}"
 
 
 @final
@@ -190,6 +206,9 @@ class LocalJobs(_Jobs):
     def _fate(self, job: Any) -> str:
         return f"job {job.job_id} ended without an answer"
 
+    def _how_to_end(self, alive: dict[int, Any]) -> str:
+        return f"to end them: kill {' '.join(job.job_id for job in alive.values())}"
+
 
 def _settle(ledger: Ledger, number: int, overrides: Sequence[str], job: Any, fate: Callable[[Any], str]) -> None:
     """Makes a failed cell of a job that died, or whose answer is an error."""
@@ -203,7 +222,8 @@ def _settle(ledger: Ledger, number: int, overrides: Sequence[str], job: Any, fat
             said = "" if came.status == JobStatus.COMPLETED else f": {cause(came._return_value)}"
         except Exception as error:  # whatever the job was made to raise
             said = f": {cause(error)}"
-    failure = Failure.of(LaunchFailed(f"{fate(job)}{said}; log: {job.paths.stdout}"))
+    kept = "what it had written is kept, and the same command goes on from there"
+    failure = Failure.of(LaunchFailed(f"{fate(job)}{said}; {kept}; log: {job.paths.stdout}"))
     if entry.folder:
         write(Path(entry.folder), failure)
     ledger.write(replace(entry, state="failed", failure=failure))
