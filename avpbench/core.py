@@ -118,6 +118,10 @@ class Queries:
     positions_P: Int[Tensor, " P"]
     layers: tuple[Float[Tensor, "A P D"], ...]
 
+    def last(self, count: int) -> Queries:
+        """Those of the last so many tokens."""
+        return Queries(self.positions_P[-count:], tuple(layer[:, -count:] for layer in self.layers))
+
 
 @final
 @dataclass(frozen=True, eq=False, slots=True)

@@ -15,7 +15,8 @@ from avpbench.core import CacheCard, ModelSpec
 from avpbench.errors import WireError
 
 FORMAT, VERSION = "avpbench", "2"
-MAX_BYTES = 16 * 2**20
+MAX_BYTES = 2**20
+_MAX_TENSORS = 4096  # of a cache of 2,048 layers
 _MAX_ELEMENTS = 2**48
 _MAX_AXES = 8
 _ALIGN = 64
@@ -143,6 +144,8 @@ def _stacks(raw: Any, table: dict[str, Any]) -> dict[str, list[str]]:
     """The names of the tensors in each stack, by the first, under which the table has it."""
     if type(raw) is not list or any(type(names) is not list or len(names) < 2 or {*map(type, names)} != {str} for names in raw):
         raise WireError(f"stacks must be lists of two names or more, got {_short(raw)}")
+    if (count := sum(map(len, raw)) + len(table) - len(raw)) > _MAX_TENSORS:
+        raise WireError(f"a parcel of {count} tensors; at most {_MAX_TENSORS} are taken")
     stacks = {names[0]: names for names in raw}
     every = [name for names in stacks.values() for name in names] + [name for name in table if name not in stacks]
     if len(stacks) != len(raw) or not stacks.keys() <= table.keys() or len({*every}) != len(every):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import told
+from conftest import cell, told
 from quantizing import STORY, chain, strategy
 
 from avpbench.agents import Agent, Speak
-from avpbench.core import Prefix
+from avpbench.core import KVCache, Prefix, Queries
 from avpbench.engine.attention import demand, output_errors
 from avpbench.engine.batch import Start
 from avpbench.engine.capture import CAPTURES
@@ -16,6 +16,7 @@ from avpbench.engine.continuation import Speech
 from avpbench.engine.engine import Engine
 from avpbench.engine.sampling import Sampling, generator
 from avpbench.links.direct import Direct
+from avpbench.phases import fidelity
 from avpbench.strategies.raw import Raw
 
 
@@ -34,6 +35,9 @@ def test_demand_is_the_attention_of_what_comes_after(tiny: Engine) -> None:
     wanted_S = torch.stack([m[0, :, len(prefix.token_ids) :].mean((0, 1)) for m in maps]).mean(0)
     assert torch.allclose(told_S, wanted_S, atol=1e-5)
     assert float(told_S.sum()) == pytest.approx(1, abs=1e-4)
+    said_S = demand(queries.last(3), cache)  # of the continuation alone, without the prompt before it
+    assert torch.allclose(said_S, torch.stack([m[0, :, -3:].mean((0, 1)) for m in maps]).mean(0), atol=1e-5)
+    assert not torch.allclose(said_S, told_S, atol=1e-3)
     assert output_errors(queries, cache, cache) == [0.0] * tiny.spec.num_layers
 
 
@@ -64,3 +68,17 @@ def test_captured_queries_and_predictions_are_the_pass_s_own(tiny: Engine) -> No
         assert torch.allclose(captured.surprisal_T[1:], wanted, atol=1e-3)
         entropy = -torch.where(logs > -torch.inf, logs.exp() * logs, 0.0).sum(1)
         assert torch.allclose(captured.entropy_T[1:], entropy, atol=1e-3)
+
+
+def test_the_oracle_is_told_of_the_gold_continuation_alone(tiny: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, int]] = []
+    real = fidelity.demand
+
+    def told(queries: Queries, cache: KVCache) -> torch.Tensor:
+        asked.append((len(queries.positions_P), int(queries.positions_P[-1])))
+        return real(queries, cache)
+
+    monkeypatch.setattr(fidelity, "demand", told)
+    one = cell(tiny, limit=2, chain=2).through(strategy("strategy/controller=oracle"), Direct())
+    records = fidelity.score(one, [0, 1])
+    assert [count for count, _ in asked] == [record.tokens for record in records]

@@ -15,9 +15,11 @@ from avpbench.codecs.levels import NATIVE, Levels
 from avpbench.codecs.registry import codec_named, describe
 from avpbench.config import CONF, compose
 from avpbench.controllers.controller import Controller, Request, plan_bytes, require_plan, require_score, spend
+from avpbench.controllers.inverse import Inverse
 from avpbench.controllers.random import Random
 from avpbench.controllers.snapkv import SnapKV
 from avpbench.controllers.uniform import Uniform, strided
+from avpbench.controllers.zipcache import ZipCache
 from avpbench.core import AgentState
 from avpbench.engine.capture import CAPTURES
 from avpbench.engine.continuation import Speech
@@ -232,6 +234,8 @@ def levels_like(n: int, value: int = 2, dtype: torch.dtype = torch.uint8) -> Ten
         (None, lambda n: levels_like(n, dtype=torch.long), "torch.int64.*wanted uint8"),
         (None, lambda n: levels_like(n, 3), r"level 3; the codec has \[0, 2, 4, 8, 255\]"),
         (None, lambda n: levels_like(n, NATIVE), "bytes of codes; the budget leaves"),
+        (None, lambda n: levels_like(n), "planned protected tokens coarser; they stay native"),
+        (None, None, "neither scores nor allocates"),
     ],
 )
 def test_what_is_not_a_plan_is_refused(state: AgentState, tiny: Engine, score: object, levels: object, message: str) -> None:
@@ -250,3 +254,28 @@ def test_blocks_have_one_level(state: AgentState) -> None:
 
 def test_a_codec_is_found_by_its_card_only() -> None:
     assert describe(codec_named({"name": "affine", "group": 32})) == {"name": "affine", "group": 32}
+
+
+def test_the_unit_of_a_score_changes_nothing(state: AgentState) -> None:
+    request = asked(state, "affine")
+    score_N = torch.rand(len(request.fresh_N), generator=torch.Generator().manual_seed(0)) + 0.01
+    plan = spend(request, score_N, 2_000)
+    for factor in (1e-35, 1e-20, 1e20, 3e38):
+        assert torch.equal(spend(request, score_N * factor, 2_000), plan), factor
+
+
+def test_zipcache_does_not_drop_what_no_probe_has_seen(state: AgentState, tiny: Engine) -> None:
+    """The last words of a turn, behind the last probe."""
+    request = asked(state)
+    probes = request.captured.probes
+    assert probes is not None
+    unseen_N = request.cache.positions_T[request.fresh_N] > probes.positions_P.max()
+    assert bool(unseen_N.any())
+    score_N = ZipCache().score(request)
+    assert bool((score_N[unseen_N] == score_N.max()).all())
+    assert float(score_N[~unseen_N].min()) < float(score_N.max())
+
+
+def test_a_ranking_that_there_is_not_cannot_be_turned(state: AgentState) -> None:
+    with pytest.raises(ControllerError, match=r"inverse\(uniform\): uniform ranks no tokens"):
+        Inverse(Uniform()).score(asked(state, "affine"))

@@ -115,3 +115,9 @@ def test_mutated_streams_are_refused() -> None:
             continue
         with pytest.raises(WireError):
             fed(bad, rng.choice([1, 7, 64, 1000]) if len(bad) < 400 else 200, 2**20).parcel()
+
+
+def test_thousands_of_empty_tensors_are_refused_before_they_are_made() -> None:
+    """A small header may not become a large heap."""
+    with pytest.raises(WireError, match="a parcel of 30000 tensors; at most"):
+        wire.decode(wire.encode(parcel({f"{k:x}": torch.zeros(0) for k in range(30_000)})))

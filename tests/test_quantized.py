@@ -15,6 +15,7 @@ from conftest import codecs
 from quantizing import chain, restored, restored_raw, strategy
 
 from avpbench import wire
+from avpbench.codecs import coded
 from avpbench.codecs.levels import DROPPED, NATIVE
 from avpbench.core import CacheCard, Parcel
 from avpbench.engine.batch import Start
@@ -151,7 +152,7 @@ def test_a_card_that_lies_is_refused(tiny: Engine) -> None:
     strange, moved = levels.clone(), levels.clone()
     strange[3] = 7
     moved[(levels == 2).nonzero()[0]] = 4
-    name = next(n for n in tensors if n.endswith("codes"))
+    name, scales = (next(n for n in tensors if n.endswith(end)) for end in ("codes", "scales"))
     lies = [
         (card_with(span=len(levels) + 1), "span"),
         (card_with(span="9"), "span"),
@@ -170,6 +171,8 @@ def test_a_card_that_lies_is_refused(tiny: Engine) -> None:
         (tensors_with(**{name: tensors[name].to(torch.uint8)}), "ask for"),
         (Parcel(card, {n: t for n, t in tensors.items() if n != name}), "ask for the tensors"),
         (tensors_with(extra=torch.zeros(3)), "ask for the tensors"),
+        (tensors_with(**{scales: torch.full_like(tensors[scales], torch.nan)}), "scales are not all finite"),
+        (tensors_with(native=torch.full_like(tensors["native"], torch.inf)), "no finite number"),
     ]
     for lie, message in lies:
         with pytest.raises(WireError, match=message):
@@ -194,3 +197,24 @@ def test_mutated_cards_end_in_one_typed_error(tiny: Engine, codec: str) -> None:
         except AvpBenchError:
             refused_count += 1
     assert refused_count > 300
+
+
+def test_a_card_that_is_refused_took_no_memory(tiny: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sizes of kivi's blocks are compared before anything is unpacked."""
+    made = strategy("strategy/codec=kivi", "strategy.budget_bits=5.5")
+    _, parcel = chain(tiny, made, 1)[0]
+    name = next(n for n in parcel.tensors if n.endswith("sizes"))
+    sizes = parcel.tensors[name].clone()
+    sizes[0, 0, 0] += 1
+    monkeypatch.setattr(coded, "decode", None)
+    with pytest.raises(WireError, match="blocks hold"):
+        restored(made, Parcel(parcel.card, parcel.tensors | {name: sizes}), tiny)
+
+
+@pytest.mark.parametrize("other", ["strategy/codec=hadamard", "strategy.keys_step=1", "strategy.key_bias=false"])
+def test_codes_of_another_kind_are_not_forwarded(tiny: Engine, other: str) -> None:
+    (state, _), *_ = chain(tiny, strategy(), 2)[1:]
+    assert state.received is not None
+    with pytest.raises(WireError, match=r"came, this agent writes .*strategy\.requantize=true"):
+        strategy(other).export(state, tiny, tiny.spec)
+    assert strategy(other, "strategy.requantize=true").export(state, tiny, tiny.spec).tensors

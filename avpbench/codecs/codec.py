@@ -55,9 +55,15 @@ class Codec(ABC):
     def encode(self, x_RHTD: Tensor, width: int, treatment: str) -> dict[str, Tensor]:
         """The codes and what reading them takes, as named tensors of four axes."""
 
+    def check(self, coded: dict[str, Tensor], treatment: str) -> None:
+        """Raises ValueError where these tensors contradict each other, or hold what is no finite number. Allocates next to nothing."""
+        for name, t in coded.items():
+            if t.is_floating_point() and not bool(t.float().isfinite().all()):
+                raise ValueError(f"{name} are not all finite")
+
     @abstractmethod
     def decode(self, coded: dict[str, Tensor], width: int, treatment: str, head_dim: int) -> Tensor:
-        """Values_RHTD in float32. Raises ValueError where the tensors contradict each other."""
+        """Values_RHTD in float32. `check` comes first."""
 
     def encode_without(self, x_RHTD: Tensor, bias: RowBias, width: int, treatment: str) -> dict[str, Tensor]:
         """`encode` of one row (R is 1) less its bias, taken out in float32."""

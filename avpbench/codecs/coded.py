@@ -106,6 +106,21 @@ def check(tensors: dict[str, Tensor], levels_T: Tensor, table: Levels) -> None:
         agrees = t.dim() == 4 and all(a == b or (k == 2 and one.loose) for k, (a, b) in enumerate(zip(t.shape, one.shape, strict=True)))
         if t.dtype != one.dtype or not agrees:
             raise WireError(f"tensor {name!r} is {t.dtype} {list(t.shape)}; the levels ask for {one.dtype} {list(one.shape)}")
+    _check_codes(tensors, levels_T, table)
+
+
+def _check_codes(tensors: dict[str, Tensor], levels_T: Tensor, table: Levels) -> None:
+    """What only a codec can tell of its tensors, before memory is taken for their values."""
+    dim, codec, there = table.spec.head_dim, table.codec, set(levels_T.tolist())
+    if NATIVE in there and not bool(tensors[_NATIVE].isfinite().all()):
+        raise WireError("tokens at full precision hold what is no finite number")
+    for level in there - {DROPPED, NATIVE}:
+        for group in table.groups(level):
+            stored = {name: tensors[_name(level, group, name)] for name in codec.layout(group.width, group.treatment, dim)}
+            try:
+                codec.check(stored, group.treatment)
+            except ValueError as error:
+                raise WireError(f"codes of level {level}: {error}") from error
 
 
 def decode(tensors: dict[str, Tensor], levels_T: Tensor, table: Levels, device: torch.device, biases: Biases = NO_BIAS) -> Tensor:
@@ -125,10 +140,7 @@ def decode(tensors: dict[str, Tensor], levels_T: Tensor, table: Levels, device: 
             continue
         of_them = biases.of(chosen)
         for group in table.groups(level):
-            try:
-                _decode_group(tensors, level, group, table, chosen, out, of_them)
-            except ValueError as error:
-                raise WireError(f"codes of level {level}: {error}") from error
+            _decode_group(tensors, level, group, table, chosen, out, of_them)
     return out
 
 

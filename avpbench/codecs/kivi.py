@@ -13,8 +13,10 @@ from avpbench.codecs.affine import Affine
 from avpbench.codecs.codec import KEYS, Codec, Field, blocks
 from avpbench.codecs.grid import fit, quantized, restored
 from avpbench.codecs.packing import WORD, num_words, pack, unpack
+from avpbench.errors import ConfigError
 
 _CHANNEL = "channel"
+_LARGEST = 255
 
 
 @final
@@ -30,6 +32,8 @@ class Kivi(Codec):
 
     def __init__(self, group: int, block: int) -> None:
         whole("strategy.codec.block", block, 2)
+        if block > _LARGEST:
+            raise ConfigError(f"strategy.codec.block must be at most {_LARGEST}, since a block's size is written in a byte; got {block}")
         self.group, self.block = group, block
         self._affine = Affine(group)
 
@@ -56,16 +60,20 @@ class Kivi(Codec):
         marked = sizes.to(torch.uint8).view(1, 1, -1, 1).expand(*x_RHTD.shape[:2], -1, 1)
         return {"codes": pack(codes, width), "scales": torch.cat([scale, offset], dim=-1), "sizes": marked}
 
+    def check(self, coded: dict[str, Tensor], treatment: str) -> None:
+        super().check(coded, treatment)
+        if treatment != _CHANNEL:
+            return
+        sizes, count = coded["sizes"][0, 0, :, 0], coded["codes"].shape[2]
+        counted, same = int(sizes.sum()), bool((coded["sizes"] == sizes[:, None]).all())
+        if counted != count or len(sizes) != coded["scales"].shape[2] or not same:
+            raise ValueError(f"{len(sizes)} blocks hold {counted} tokens; the codes are {count}, the scales {coded['scales'].shape[2]}")
+
     def decode(self, coded: dict[str, Tensor], width: int, treatment: str, head_dim: int) -> Tensor:
         if treatment != _CHANNEL:
             return self._affine.decode(coded, width, treatment, head_dim)
         sizes = coded["sizes"][0, 0, :, 0].long()
         codes = unpack(coded["codes"], width, head_dim)
-        counted, same = int(sizes.sum()), bool((coded["sizes"].long() == sizes[:, None]).all())
-        if counted != codes.shape[2] or len(sizes) != coded["scales"].shape[2] or not same:
-            raise ValueError(
-                f"{len(sizes)} blocks hold {counted} tokens; the codes are {codes.shape[2]}, the scales {coded['scales'].shape[2]}"
-            )
         scale, offset = (_spread(t, sizes) for t in coded["scales"].chunk(2, dim=-1))
         return restored(codes, scale, offset)
 

@@ -123,7 +123,8 @@ class Controller:
 
     def allocate(self, request: Request, score_N: Tensor | None, budget_bytes: int) -> Tensor:
         """A level for each token, levels_N of uint8, within so many bytes of codes."""
-        assert score_N is not None
+        if score_N is None:
+            raise ControllerError(f"controller {self.label} neither scores nor allocates; write one of the two")
         return spend(request, score_N, budget_bytes)
 
     def captures(self) -> frozenset[str]:
@@ -154,6 +155,8 @@ def require_plan(name: str, levels_N: Tensor, request: Request, budget_bytes: in
     first_B = request.sizes_B.cumsum(0) - request.sizes_B
     if not torch.equal(levels_N[first_B].repeat_interleave(request.sizes_B), levels_N):
         raise ControllerError(f"controller {name} planned several levels within a block of {request.table.codec.block} tokens; wanted one")
+    if bool((levels_N[first_B][request.protected_B] != NATIVE).any()):
+        raise ControllerError(f"controller {name} planned protected tokens coarser; they stay native ({NATIVE})")
     cost = plan_bytes(levels_N, request)
     if cost > budget_bytes:
         raise ControllerError(f"controller {name} planned {cost} bytes of codes; the budget leaves {budget_bytes}")
@@ -174,7 +177,9 @@ def spend(request: Request, score_N: Tensor, budget_bytes: int) -> Tensor:
     (bytes, error) curve, so the greedy order is the best for every budget that it meets exactly.
     """
     costs_BK = request.costs_BK
-    weight_N = score_N / score_N.mean().clamp(min=1e-30) + _LEAST
+    highest = score_N.double().max().clamp(min=torch.finfo(torch.float64).tiny)
+    share_N = score_N.double() / highest  # first, so that no unit is too large or too small
+    weight_N = (share_N / share_N.mean().clamp(min=1e-30)).float() + _LEAST
     weight_B = request.blockwise(weight_N) / request.sizes_B
     loss_BK = weight_B[:, None] * request.errors_BK
     free_B = ~request.protected_B

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from avpbench.controllers.controller import Controller, Request, require_score
+from avpbench.errors import ControllerError
 
 
 @final
@@ -28,17 +29,12 @@ class Inverse(Controller):
     def captures(self) -> frozenset[str]:
         return self.of.captures()
 
-    def score(self, request: Request) -> Tensor | None:
+    def score(self, request: Request) -> Tensor:
         score_N = self.of.score(request)
         if score_N is None:
-            return None
+            raise ControllerError(f"{self.label}: {self.of.label} ranks no tokens, so its ranking cannot be turned upside down")
         score_N = require_score(self.of.label, score_N, len(request.fresh_N))
         order = score_N.argsort(stable=True)
         turned_N = torch.empty_like(score_N)
         turned_N[order] = score_N[order.flip(0)]
         return turned_N
-
-    def allocate(self, request: Request, score_N: Tensor | None, budget_bytes: int) -> Tensor:
-        if score_N is None:
-            return self.of.allocate(request, None, budget_bytes)
-        return super().allocate(request, score_N, budget_bytes)

@@ -14,7 +14,10 @@ from avpbench.engine.capture import PROBES
 
 @final
 class ZipCache(Controller):
-    """The probes' attention to a token, divided by the number of probes that come at or after it."""
+    """The probes' attention to a token, divided by the number of probes that come at or after it.
+
+    What was said after the last probe is as salient as the most salient token: nothing speaks against it.
+    """
 
     needs = frozenset({PROBES})
 
@@ -22,4 +25,5 @@ class ZipCache(Controller):
         attention_PN = received(request.captured.probes, request).cpu()
         assert request.captured.probes is not None
         sees_PN = request.captured.probes.positions_P[:, None] >= request.cache.positions_T[request.fresh_N].cpu()
-        return torch.where(sees_PN, attention_PN, 0.0).sum(0) / sees_PN.sum(0).clamp(min=1)
+        mean_N = torch.where(sees_PN, attention_PN, 0.0).sum(0) / sees_PN.sum(0).clamp(min=1)
+        return torch.where(sees_PN.any(0), mean_N, mean_N.max())

@@ -32,7 +32,7 @@ def _raise(_index: int, error: Exception) -> FidelityRecord:
 def score(cell: Cell, indices: Sequence[int]) -> list[FidelityRecord]:
     """KL(raw || strategy) on the gold continuation, a mean over its tokens, per problem; and what the attention reads amiss.
 
-    The hops go through bytes in this process, whatever the link: the bytes are the same.
+    The transcript's hops are replayed in this process, whatever the link, and the last one goes through bytes.
     """
     cell = cell.through(cell.agents[0].strategy, cell.agents[0].link.in_process())
     spoken = raw_transcript(cell, indices)
@@ -40,7 +40,7 @@ def score(cell: Cell, indices: Sequence[int]) -> list[FidelityRecord]:
     gold = [engine.template.encode(cell.task.problem(i).solution) for i in indices]
     raw, _ = _starts(cell.through(Raw(), Direct()), indices, [result.state for result in spoken])
     behind = engine.behind(raw, gold)
-    demands = [demand(queries, cache) for queries, cache in behind]
+    demands = [demand(queries.last(len(ids)), cache) for (queries, cache), ids in zip(behind, gold, strict=True)]
     states = [result.state for result in replayed(cell, cell.agents[0].strategy, indices, spoken, demands)]
     ours, bits = _starts(cell, indices, states, demands)
     records = []

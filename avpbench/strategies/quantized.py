@@ -113,10 +113,12 @@ class Quantized(Strategy):
         return Levels(self.codec, spec, self.keys_step, self.layer_steps)
 
     def _card(self, state: AgentState) -> CacheCard:
-        return self.card(
-            state, span=state.cache.span, codec=describe(self.codec), keys_step=self.keys_step,
-            layer_steps={str(layer): step for layer, step in self.layer_steps.items()}, key_bias=self.key_bias,
-        )  # fmt: skip
+        return self.card(state, span=state.cache.span, **self._codes())
+
+    def _codes(self) -> dict[str, Any]:
+        """What a reader of the codes must know of them."""
+        steps = {str(layer): step for layer, step in self.layer_steps.items()}
+        return {"codec": describe(self.codec), "keys_step": self.keys_step, "layer_steps": steps, "key_bias": self.key_bias}
 
     def export(self, state: AgentState, sender: Engine, receiver: ModelSpec) -> Parcel:
         draft = self._draft(state, sender)
@@ -131,6 +133,7 @@ class Quantized(Strategy):
         start, old, old_levels_T, paid = 0, {}, torch.zeros(0, dtype=torch.uint8), 0
         if forwards:
             assert received is not None
+            self._require_same_codes(received.card)
             old_levels_T = received.tensors["levels"]
             start, paid = len(old_levels_T), wire.num_bytes(received)
             old = {name: t for name, t in received.tensors.items() if name not in _CARRIED}
@@ -141,6 +144,16 @@ class Quantized(Strategy):
         protected_B = self._protected(cache.positions_T[fresh_N].cpu(), allowance - paid, table)
         request = Request(state.token_ids, cache, state.captured, fresh_N, rows, table, protected_B, biases)
         return _Draft(self._card(state), pack(state), old, old_levels_T, request, allowance)
+
+    def _require_same_codes(self, received: CacheCard) -> None:
+        """Codes are forwarded as they are: one card has one codec and one treatment of keys. Raises WireError."""
+        mine = self._codes()
+        other = {name: received.body.get(name) for name in mine}
+        if mine != other:
+            raise WireError(
+                f"codes of {other} came, this agent writes {mine}, and one card holds one kind; give both agents the same strategy, or"
+                " strategy.requantize=true"
+            )
 
     def _protected(self, positions_N: Tensor, budget_bytes: int, table: Levels) -> Tensor:
         """Blocks that stay native: sinks first, then the last ones, as many as are allowed."""
