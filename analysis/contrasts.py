@@ -9,6 +9,7 @@ from typing import final
 
 from analysis import quality, timing
 from analysis.cells import ORGANISM, Cell
+from analysis.controllers import equal_bits
 from analysis.declared import ContrastSpec, Declared, Where, combinations, filled
 from analysis.errors import MismatchedSamples, Refused
 from analysis.estimates import Estimate, Point, number, point_of, spoken
@@ -73,6 +74,8 @@ def _measured(spec: ContrastSpec, cells: Sequence[Cell], where: Where, run: str)
         effect = metric(spec.metric).compute(a, b)
         low, high = _ends(effect)
         return _Found(effect, paired.p, _detectable(low, high), paired.by_seed, unit, 1.0 if is_ratio else 0.0)
+    if len({None, a.first.facts.get("controller"), b.first.facts.get("controller")}) == 3:
+        equal_bits(a, b, spec.metric)  # of two controllers nothing is claimed at unequal bits
     found = quality.contrast(a, b, spec.metric)
     unit = "points" if spec.metric == "accuracy" else metric(spec.metric).unit
     return _Found(found.effect, found.p, found.detectable, found.by_seed, unit, 0.0)
@@ -102,7 +105,7 @@ def paired_column(name: str) -> str | None:
 
 def _point(cells: Sequence[Cell], label: str, where: Where, run: str) -> Point:
     entrant = where.pop("entrant", None)
-    return point_of(cells, str(where.get("strategy", label)), where, entrant, run)
+    return point_of(cells, str(where.get("controller") or where.get("strategy") or label), where, entrant, run)
 
 
 def _row(name: str, spec: ContrastSpec, found: _Found, adjusted: float) -> list[Entry]:

@@ -76,10 +76,16 @@ def _quantile(point: Point, share: float) -> Entry:
     return Entry(f"{found.value:.4g}", point.first)
 
 
-def equal_bits(point: Point, other: Point) -> None:
-    """Raises Refused where the true bits differ by more than EQUAL."""
+def equal_bits(point: Point, other: Point, name: str) -> None:
+    """Raises Refused where the true bits differ by more than EQUAL: of the hand-overs that the metric `name` is about, the scored
+    ones for KL, those of the agents' own words for accuracy."""
+    bits = (
+        "scored_bits"
+        if name == "kl" and not any(c.fidelity.mean_bits.isna().all() for p in (point, other) for c in p.cells)
+        else "mean_bits"
+    )
     try:
-        mine, theirs = (quality.average(p, "mean_bits", interval=False).value for p in (point, other))
+        mine, theirs = (quality.average(p, bits, interval=False).value for p in (point, other))
     except Refused as error:  # records that have none: the budgets are what is known
         mine, theirs = (float(p.first.facts.get("budget_bits") or 0) for p in (point, other))
         if not mine or not theirs:
@@ -94,7 +100,7 @@ def against(table: Table, point: Point, other: Point | None, name: str = "kl") -
         return [Entry("-")] * 2
     unit = "points" if name == "accuracy" else "nats"
     try:
-        equal_bits(point, other)
+        equal_bits(point, other, name)
         found = quality.contrast(point, other, name)
     except NotMeasured:
         return [Entry("-")] * 2

@@ -16,14 +16,14 @@ from analysis.estimates import Estimate, Point
 from analysis.stats import bootstrap, difference, mean_ratio, paired, sign_flips
 from avpbench.aggregate import wilson
 
-_FIDELITY = ("kl", "nll", "raw_nll", "top1_flips")
+_FIDELITY = ("kl", "nll", "raw_nll", "top1_flips", "scored_bits")
 SAVINGS = {"s_prompt": "prefilled_tokens", "s_forward": "forward_tokens", "s_flop": "flop"}
 FLOOR = 0.975
 
 
 def values(cell: Cell, name: str) -> pd.Series:
     """A number a problem, by sample id. Raises Refused where the cell has none."""
-    column = {"accuracy": "correct"}.get(name, name)
+    column = {"accuracy": "correct", "scored_bits": "mean_bits"}.get(name, name)
     scored_only = name == "mean_bits" and column not in cell.samples and column in cell.fidelity
     frame = cell.fidelity if name in _FIDELITY or scored_only else cell.samples
     if name in _FIDELITY and cell.facts.get("load") == "dummy":

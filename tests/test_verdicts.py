@@ -39,6 +39,17 @@ def test_holm_counts_the_contrasts_that_are_missing(tmp_path: Path) -> None:
     assert column(table, "verdict") == ["holds, in 1 training seed"]
 
 
+def test_controllers_are_contrasted_at_equal_bits_only(tmp_path: Path) -> None:
+    rich = (*ADAPTIVE, "strategy.budget_bits=6")
+    found = cells(write_run(tmp_path, rich, kl=lambda k: 0.1), write_run(tmp_path, (*UNIFORM, "strategy.budget_bits=3"), kl=lambda k: 0.2))
+    for cell, bits in zip(found, (6.0, 3.0), strict=True):
+        cell.fidelity["mean_bits"] = bits
+    spec = replace(SPEC, each={"controller": ["snapkv"]})
+    table = contrasts.table(study(spec), found)
+    assert not table.rows
+    assert any("snapkv takes 6.00 true bits, uniform 3.00" in note for note in table.notes), table.notes
+
+
 def test_a_small_p_is_no_verdict_where_the_interval_holds_no_effect(tmp_path: Path) -> None:
     effect = Estimate(-0.01, -0.03, 0.01, 40, point(write_run(tmp_path, ADAPTIVE)).cells)
     found = contrasts._Found(effect, 1e-9, 0.01, (-0.01, -0.01, -0.01), "nats", 0.0)
