@@ -11,8 +11,8 @@ from typing import Any, final
 
 from avpbench.progress import say
 
-GRACE_S = 6.0  # for the work in hand, or else for closing
-CLOSE_S = 2.5  # then for closing; whoever asked was promised 10 s
+GRACE_S = 5.0  # for the work in hand, or else for closing
+CLOSE_S = 2.0  # then for closing; whoever asked was promised 10 s
 _TAKEN = (signal.SIGTERM, signal.SIGUSR2, signal.SIGHUP)
 
 

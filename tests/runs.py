@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,12 @@ from avpbench import run
 from avpbench.config import compose, identify
 
 FAST = ("tracker=console", "latency=off", "chain=2", "max_agent_tokens=12", "max_new_tokens=16", "batch_size=4")
+
+
+def heard() -> None:
+    """For `preexec_fn`: what a shell's background job ignores reaches this child."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def go(results: Path, *words: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from runs import FAST, content, folder, go
+from runs import FAST, content, folder, go, heard
 from slurm import missing, slurm
 
 HERE = Path(__file__).resolve().parent
@@ -38,7 +38,7 @@ def _none_is_left() -> Iterator[None]:
 
 def started(env: dict[str, str], results: Path, *words: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "avpbench", "-m", *FAST, f"results={results}", "hydra/launcher=slurm", *words]
-    COMMANDS.append(subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
+    COMMANDS.append(subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, preexec_fn=heard))
     return COMMANDS[-1]
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from runs import FAST, content, folder, go
+from runs import FAST, content, folder, go, heard
 
 from avpbench import stop
 from avpbench.phases import quality
@@ -162,7 +162,7 @@ def test_a_process_is_gone_in_ten_seconds(tmp_path: Path, number: int, seconds: 
     path = folder(tmp_path, *SLOW[1:]) / "samples.jsonl"
     here = Path(__file__).resolve().parent
     env = os.environ | {"PYTHONPATH": f"{here}:{here.parent}"}
-    job = subprocess.Popen([sys.executable, "-m", "avpbench", *words], stdout=subprocess.PIPE, text=True, env=env)
+    job = subprocess.Popen([sys.executable, "-m", "avpbench", *words], stdout=subprocess.PIPE, text=True, env=env, preexec_fn=heard)
     while job.poll() is None and not path.exists():
         time.sleep(0.05)
     time.sleep(0.3)
