@@ -58,6 +58,7 @@ def _fill(table: Table, rows: dict[str, Point]) -> None:
         table.note(ORGANISM)
     table.note("KL in nats a token of the gold continuation; differences are paired by problem, below zero is better")
     table.note("MDD: the least difference in KL from uniform that would have shown (80% power, 5% level)")
+    table.note("uniform is a strided mixture of two neighbouring levels where no level costs the budget exactly")
     table.note("share of gap: (random - it) / (random - oracle), left out where random and oracle cannot be told apart")
 
 
