@@ -6,13 +6,10 @@ Differences make a run wrong; notes are what could not be checked here, or what 
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeVar, final
+from typing import Any, TypeVar
 
 from omegaconf import OmegaConf
 
@@ -23,8 +20,9 @@ from avpbench.config import identify_plain, model_config, model_folder, plain, r
 from avpbench.engine.identity import weights_id
 from avpbench.engine.load import tokenizer_of
 from avpbench.engine.vocabulary import meet
-from avpbench.errors import AvpBenchError, NotFound, RecordsError, cause
+from avpbench.errors import NotFound, RecordsError
 from avpbench.files import read_json, whole_lines
+from avpbench.findings import Audit, judged
 from avpbench.prompts import prompt_hash
 from avpbench.records import FAILED, FidelityRecord, LatencyRecord, SampleRecord
 from avpbench.setup import sources_of
@@ -35,34 +33,12 @@ from avpbench.tasks.grading import Grade, grade
 from avpbench.tasks.task import Task
 
 R = TypeVar("R", SampleRecord, LatencyRecord, FidelityRecord)
-_SHOWN = 3
-
-
-@final
-@dataclass(slots=True)
-class Audit:
-    """One run. `differences` empty: it holds."""
-
-    folder: Path
-    differences: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    num_samples: int = 0
-
-    def wrong(self, what: str, found: Sequence[object] = ()) -> None:
-        """Notes a difference, with the first few places where it was found."""
-        more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
-        self.differences.append(what + (f": {', '.join(str(one) for one in found[:_SHOWN])}{more}" if found else ""))
-
-    def same(self, what: str, got: object, wanted: object) -> None:
-        """Notes a difference where two values are not the same."""
-        if not _equal(got, wanted):
-            self.wrong(f"{what} is {got!r}, recomputed {wanted!r}")
 
 
 def audit(folder: Path) -> Audit:
     """Everything that can be checked of one run, without changing it."""
     found = Audit(folder)
-    with _judged(found, "meta.json is not one of this version"):
+    with judged(found, "meta.json is not one of this version"):
         meta, summary = read_json(folder / "meta.json"), read_json(folder / "summary.json")
         if not meta:
             raise RecordsError(f"there are records and no meta.json in {folder}: whose they are is not known")
@@ -73,7 +49,7 @@ def audit(folder: Path) -> Audit:
         fidelity = _records(found, "fidelity", FidelityRecord)
         found.num_samples = len(samples)
         _duplicates(found, samples, latency, fidelity)
-        with _judged(found, "samples.jsonl does not hold together"):
+        with judged(found, "samples.jsonl does not hold together"):
             _grades(found, samples)
         ids = _data(found, meta, samples, latency, fidelity)
         if not summary:
@@ -84,20 +60,9 @@ def audit(folder: Path) -> Audit:
             ours = [s for s in samples if ids is None or s.sample_id in ids]
             scores = [f for f in fidelity if ids is None or f.sample_id in ids]
             _whole(found, meta, ids, ours, scores)
-            with _judged(found, "the records do not hold together"):
+            with judged(found, "the records do not hold together"):
                 _aggregates(found, meta, summary, ours, latency, scores)
     return found
-
-
-@contextmanager
-def _judged(found: Audit, otherwise: str) -> Iterator[None]:
-    """What cannot be read or counted is a difference too."""
-    try:
-        yield
-    except AvpBenchError as error:
-        found.wrong(str(error))
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        found.wrong(f"{otherwise} ({cause(error)})")
 
 
 def _identity(found: Audit, meta: dict[str, Any]) -> None:
@@ -240,13 +205,3 @@ def _aggregates(
             found.wrong(f"summary.json has no {key}")
         else:
             found.same(f"summary.json: {key}", summary[key], value)
-
-
-def _equal(a: object, b: object) -> bool:
-    """The same, numbers to the twelfth digit: another version of a library may round otherwise."""
-    if isinstance(a, dict) and isinstance(b, dict):
-        return a.keys() == b.keys() and all(_equal(a[key], b[key]) for key in a)
-    if isinstance(a, float) or isinstance(b, float):
-        numbers = [x for x in (a, b) if isinstance(x, int | float) and not isinstance(x, bool)]
-        return len(numbers) == 2 and math.isclose(*numbers, rel_tol=1e-12)
-    return a == b

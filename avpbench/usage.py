@@ -13,8 +13,8 @@ avpbench: how should language-model agents hand context to each other?
   python -m avpbench plan -m KEY=A,B ...     cells done, partial, to do, impossible; memory, time; [--json] [--probe]
   python -m avpbench list [KIND]             models, strategies, controllers, codecs, tasks, studies, a line each
   python -m avpbench status [STUDY]          how far a study is, live; [results=DIR] [--once] [--json]
-  python -m avpbench verify DIR              grades and sums up every run in it again; says what differs
-  python -m avpbench sync DIR                W&B runs made anew from records whose offline log was lost
+  python -m avpbench verify DIR|STUDY        grades and sums up every run in it again; says what differs
+  python -m avpbench sync DIR|STUDY          W&B runs made anew from records whose offline log was lost
   python -m avpbench show KEY=VALUE ...      one problem's prompts and chain; nothing is run
 
 Examples:
