@@ -46,7 +46,7 @@ def page(cell: Cell, transcripts: pd.DataFrame) -> str:
 
 
 def _bare(word: str) -> str:
-    return "-m avpbench" if word.endswith("__main__.py") else word
+    return "-m avpbench" if word == "avpbench" or word.endswith("__main__.py") else word
 
 
 def _transcript(row: Any) -> Iterator[str]:

@@ -103,17 +103,8 @@ def _row(cell: Planned, history: History, composer: Composer, memory: dict[str, 
     if exists and values["resume"] != "never":  # which would set them aside
         have.refresh()
     if have.broken:
-        return Row(
-            cell.given,
-            "refused",
-            f"not a record: {', '.join(have.broken[:3])}; repair or remove the line",
-            str(folder),
-            None,
-            None,
-            None,
-            None,
-            None,
-        )
+        why = f"not a record: {', '.join(have.broken[:3])}; repair or remove the line"
+        return Row(cell.given, "refused", why, str(folder))
     left = Wanted.of(values, meta.get("num_samples")).left(have)
     key = repr([values[k] for k in _SIZES])
     if key not in memory:

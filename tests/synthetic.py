@@ -110,6 +110,6 @@ def _meta(who: Any, config: dict[str, Any], identity: Mapping[str, Any], gates: 
         cell=who.hash, study=who.study, strategy=who.strategy, tags=[], models=[], notes=[], context_tokens=0, seed=0,
         identity=same | {"libraries": "torch 2", "code": "c", "prompts": "p"} | identity,
         gates=[] if gates is None else [gate], git={"commit": None, "dirty": None}, versions={}, cuda=None, driver=None, threads=1,
-        host="h", command=["avpbench/__main__.py", "strategy=x"], began="2026-01-01T00:00:00+0000", config=config,
+        host="h", command=["avpbench", "strategy=x"], began="2026-01-01T00:00:00+0000", config=config,
         roofline=asdict(WORK) | asdict(RATES), resumed_anyway=[], earlier=[], spent={"ready": {"seconds": 1.0, "count": 1}}, num_samples=0,
     )  # fmt: skip

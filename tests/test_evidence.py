@@ -65,6 +65,7 @@ def test_every_number_leads_to_a_cell_and_a_cell_to_transcripts(trial: Path) -> 
     claim = next(line for line in text.splitlines() if line.startswith("| text needs fewer"))
     page = files[re.findall(r"\]\((results/cells/[^)]+)\)", claim)[0]].decode()
     assert "Tom has 0 so #### 0" in page
+    assert "\npython -m avpbench strategy=x\n" in page
     for line in text.splitlines():
         if line.startswith("| raw |"):
             fields = [field.strip() for field in line.strip("|").split("|")][1:]
