@@ -187,7 +187,7 @@ class Agent:
         held = sum(t.numel() * t.element_size() for t in parcel.tensors.values())
         body, spec = parcel.card.body, state.spec
         span, spoken_tokens = body.get("span"), body.get("spoken_tokens", 0)  # a card of K/V says how many tokens it stands for
-        values = None if span is None else 2 * spec.num_layers * spec.num_kv_heads * spec.head_dim * span
+        values = None if span is None else spec.values_per_token * span
         spoken, size = body["turns"][-1]["said"] if spoken_tokens else None, num_bytes(message)
         charged = self.link.modelled_s(size)
         return Outgoing(message, parcel.card.kind, parcel.card.decision, size, held, values, charged, spoken, spoken_tokens)

@@ -48,7 +48,7 @@ def divergence(scored: Sequence[FidelityRecord]) -> Fidelity:
     intervals = [_bootstrap(values) for values in (kl, nll, flips)]
     return Fidelity(
         len(scored), mean(kl), *intervals[0], _quantile(kl, 0.5), _quantile(kl, 0.99), mean(nll), *intervals[1], mean(flips), *intervals[2],
-        mean(sum(f.attention_errors) / len(f.attention_errors) for f in scored if f.attention_errors),
+        mean(sum(last) / len(last) for *_, last in (f.attention_errors for f in scored if f.attention_errors)),
         mean(f.mean_bits for f in scored if f.mean_bits is not None),
     )  # fmt: skip
 

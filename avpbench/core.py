@@ -54,6 +54,11 @@ class ModelSpec:
     rope: str
     dtype: str
 
+    @property
+    def values_per_token(self) -> int:
+        """Keys and values that one token has."""
+        return 2 * self.num_layers * self.num_kv_heads * self.head_dim
+
 
 @final
 @dataclass(frozen=True, eq=False, slots=True)
@@ -73,6 +78,12 @@ class KVCache:
     def num_bytes(self) -> int:
         """Bytes that the keys and values occupy."""
         return sum(t.numel() * t.element_size() for t in (*self.keys_HTD, *self.values_HTD))
+
+    def first(self, span: int) -> KVCache:
+        """What it holds of the first `span` tokens that it stands for, as views."""
+        held, span = int((self.positions_T < span).sum()), min(span, self.span)
+        keys, values = (tuple(t[:, :held] for t in half) for half in (self.keys_HTD, self.values_HTD))
+        return KVCache(keys, values, self.positions_T[:held], span)
 
 
 @final

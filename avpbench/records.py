@@ -126,7 +126,8 @@ class FidelityRecord:
     nll: float
     raw_nll: float
     top1_flips: float
-    attention_errors: list[float] | None  # per layer, of what is read in the prefix, as a share; None where no K/V crossed
+    attention_errors: list[list[float]] | None  # per hop, per layer: of what the gold reads in what was handed over until then, as a
+    # share; None where no K/V crossed
     mean_bits: float | None = None  # of the last hop's bytes, a value that they stand for; None where they stand for none
 
     @classmethod

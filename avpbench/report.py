@@ -90,7 +90,7 @@ def columns(summary: Summary) -> dict[str, str]:
         "strategy": subject.strategy,
         "controller": subject.controller or "-",
         "codec": subject.codec or "-",
-        "budget": _number(subject.budget_bits, 2, " bits"),
+        "budget": budget if isinstance(budget := subject.budget_bits, str) else _number(budget, 2, " bits"),
         "n": str(quality.num_samples),
         "errors": str(quality.num_errors),
         "accuracy": "-" if quality.accuracy is None else f"{quality.accuracy:.1%}",

@@ -24,7 +24,7 @@ class Subject:
     label: str  # the strategy with its parts, as latency records name it
     controller: str | None
     codec: str | None
-    budget_bits: float | None
+    budget_bits: float | str | None
     chain: int
     context_tokens: int
     question: str

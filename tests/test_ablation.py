@@ -107,7 +107,7 @@ def test_the_script_prints_a_line_a_variant(factors: ModuleType, capsys: pytest.
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == f"experiment={FULL} chain=2"
     assert lines[3].endswith("strategy.sinks=0")
-    assert lines[8].endswith("'strategy.layer_steps={0:0}'")
+    assert lines[8].endswith("strategy.layer_steps=even")
     assert factors.main(["strategy=adaptive", "--write", str(tmp_path)]) == 0
     assert capsys.readouterr().out.strip().endswith("+without=nothing,controller,sinks,recent,requantize,key_bias,codec_group")
     assert factors.main(["strategy=raw"]) == 1

@@ -14,10 +14,12 @@ from avpbench.build import build
 from avpbench.codecs.levels import NATIVE, Levels
 from avpbench.codecs.registry import codec_named, describe
 from avpbench.config import CONF, compose
-from avpbench.controllers.controller import Controller, Request, plan_bytes, require_plan, require_score, spend
+from avpbench.controllers.controller import Controller, plan_bytes, require_plan, require_score
 from avpbench.controllers.inverse import Inverse
 from avpbench.controllers.random import Random
+from avpbench.controllers.request import Request
 from avpbench.controllers.snapkv import SnapKV
+from avpbench.controllers.spend import spend
 from avpbench.controllers.uniform import Uniform, strided
 from avpbench.controllers.zipcache import ZipCache
 from avpbench.core import AgentState
@@ -62,10 +64,7 @@ def asked(state: AgentState, codec: str = "affine", protect: int = 0) -> Request
     table = Levels(built, state.spec)
     fresh = torch.arange(len(state.cache.positions_T))
     rows = [*state.cache.keys_HTD, *state.cache.values_HTD]
-    request = Request(state.token_ids, state.cache, state.captured, fresh, rows, table, torch.zeros(0, dtype=torch.bool))
-    protected = torch.zeros(len(request.sizes_B), dtype=torch.bool)
-    protected[len(protected) - protect :] = True
-    return replace(request, protected_B=protected)
+    return Request(state.token_ids, state.cache, state.captured, fresh, rows, table, fresh >= len(fresh) - protect)
 
 
 def plan(controller: Controller, request: Request, budget: int) -> Tensor:
@@ -114,7 +113,7 @@ def test_a_ranking_is_finite_and_says_something(controller: Controller, state: A
 def test_one_token_is_planned(controller: Controller, state: AgentState) -> None:
     request = asked(state)
     one = replace(
-        request, fresh_N=request.fresh_N[-1:], rows=[row[:, -1:] for row in request.rows], protected_B=torch.zeros(1, dtype=torch.bool)
+        request, fresh_N=request.fresh_N[-1:], rows=[row[:, -1:] for row in request.rows], protected_N=torch.zeros(1, dtype=torch.bool)
     )
     assert plan(controller, one, one.table.num_bytes(4, 1)).tolist() == [4]
 
@@ -184,7 +183,7 @@ def test_spending_is_the_best_there_is_on_a_small_case() -> None:
     loss = torch.tensor([[9.0, 4.0, 1.0], [6.0, 2.5, 0.5], [3.0, 1.0, 0.2]])
     costs = torch.tensor([[0, 10, 20]] * 3)
 
-    from avpbench.controllers.controller import _fill, _raises
+    from avpbench.controllers.spend import _fill, _raises
 
     for budget in (10, 20, 30, 40, 50, 60):
         best = min(

@@ -43,7 +43,7 @@ SOUP = [
     ["strategy/codec=kivi", "strategy/codec=affine", "strategy/codec=fp8"],
     ["strategy/controller@strategy.controller.of=key_norm", "strategy/controller@strategy.controller.of=recency"],
     ["strategy.budget_bits=2", "strategy.budget_bits=3.5"],
-    ["strategy.controller.pool=3", "strategy.layer_steps={0:1}"],
+    ["strategy.controller.pool=3", "strategy.layer_steps=[[0,1]]"],
     ["model=tiny", "model=qwen0.5b", "model=llama8b"],
     ["model.variant=0", "model.variant=3"],
     ["task=wordmath", "task=gsm8k"],

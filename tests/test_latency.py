@@ -181,7 +181,9 @@ def test_wilson_agrees_with_a_worked_example() -> None:
 def test_fidelity_comes_with_intervals() -> None:
     """The bootstrap of a mean is near the normal one, and is the same each time."""
     rng = random.Random(0)
-    rows = [FidelityRecord(str(k), 9, rng.expovariate(10), 1.5 + rng.gauss(0, 0.1), 1.25, 0.1, [0.1, 0.3]) for k in range(400)]
+    rows = [
+        FidelityRecord(str(k), 9, rng.expovariate(10), 1.5 + rng.gauss(0, 0.1), 1.25, 0.1, [[0.9, 0.9], [0.1, 0.3]]) for k in range(400)
+    ]
     found = divergence(rows)
     assert found.kl is not None
     assert found.kl_low is not None

@@ -67,22 +67,13 @@ class Affine(Codec):
         return kernels.decode(coded["codes"].flatten(0, -2), coded["scales"].flatten(0, -2), width, out_RHTD.flatten(0, -2))
 
     def errors(self, x_RHTD: Tensor, widths: Sequence[int], treatment: str) -> tuple[Tensor, Tensor]:
-        """From each group's measured range: a code's error is spread evenly over one step."""
-        if kernels.usable(x_RHTD, self.group, widths[-1]):
-            found = kernels.spread(x_RHTD.reshape(-1, x_RHTD.shape[-1]), self.group)
-            range_RT, power_RT = (t.view(x_RHTD.shape[:-1]).sum(1) for t in found)
-        else:
-            x = grouped(x_RHTD, self.group)
-            range_RT = (x.amax(-1) - x.amin(-1)).square().sum(dim=(1, 3))
-            power_RT = x_RHTD.float().square().sum(dim=(1, 3))
-        return self._from_ranges(range_RT, x_RHTD.shape[-1], widths), power_RT
+        if not all(kernels.usable(x_RHTD, self.group, width) for width in widths):
+            return super().errors(x_RHTD, widths, treatment)
+        errors_WN, power_N = kernels.errors(x_RHTD.reshape(-1, x_RHTD.shape[-1]), self.group, widths)
+        return errors_WN.view(len(widths), *x_RHTD.shape[:-1]).sum(2), power_N.view(x_RHTD.shape[:-1]).sum(1)
 
     def errors_without(self, x_RHTD: Tensor, bias: RowBias, widths: Sequence[int], treatment: str) -> tuple[Tensor, Tensor]:
-        if not kernels.usable(x_RHTD, self.group, widths[-1], biased=True):
+        if not all(kernels.usable(x_RHTD, self.group, width, biased=True) for width in widths):
             return super().errors_without(x_RHTD, bias, widths, treatment)
-        range_HT, power_HT = kernels.spread_without(x_RHTD[0], bias, self.group)
-        return self._from_ranges(range_HT.sum(0)[None], x_RHTD.shape[-1], widths), power_HT.sum(0)[None]
-
-    def _from_ranges(self, range_RT: Tensor, head_dim: int, widths: Sequence[int]) -> Tensor:
-        values = min(self.group, head_dim)
-        return torch.stack([range_RT * (values / 12 / (2**width - 1) ** 2) for width in widths])
+        errors_HWN, power_HN = kernels.errors_without(x_RHTD[0], bias, self.group, widths)
+        return errors_HWN.sum(0)[:, None], power_HN.sum(0)[None]

@@ -48,12 +48,8 @@ class RowBias:
         """In float32."""
         return turned(self.plain_HD[:, None], self.across_HD[:, None], self.rope.cos_TD, self.rope.sin_TD)
 
-    def head(self, head: int) -> tuple[Tensor, ...]:
-        """What `turned` takes for one head."""
-        return self.plain_HD[head], self.across_HD[head], self.rope.cos_TD, self.rope.sin_TD
-
     def head_pairs(self, head: int) -> tuple[Tensor, ...]:
-        """The same of the even columns, and then of the odd ones."""
+        """What `turned` takes for one head's even columns, and then for its odd ones."""
         plain_D, across_D = self.plain_HD[head], self.across_HD[head]
         parts = (
             (plain_D[k::2].contiguous(), across_D[k::2].contiguous(), rope.cos_TD, rope.sin_TD) for k, rope in enumerate(self.rope.pairs)

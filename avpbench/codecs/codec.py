@@ -79,10 +79,7 @@ class Codec(ABC):
         return sum(field.num_bytes * (1 if field.per_block else num_tokens) for field in self.layout(width, treatment, head_dim).values())
 
     def errors(self, x_RHTD: Tensor, widths: Sequence[int], treatment: str) -> tuple[Tensor, Tensor]:
-        """Each token's squared errors_WRT at each width, summed over heads, and its power_RT, the sum of its squares.
-
-        Measured, unless a codec knows its errors more cheaply.
-        """
+        """Each token's squared errors_WRT at each width, measured and summed over heads, and its power_RT, the sum of its squares."""
         x = x_RHTD.float()
         backs = (self.decode(self.encode(x_RHTD, width, treatment), width, treatment, x.shape[-1]) for width in widths)
         return torch.stack([(back - x).square().sum(dim=(1, 3)) for back in backs]), x.square().sum(dim=(1, 3))

@@ -35,13 +35,13 @@ def encode(rows: Sequence[Tensor], levels_T: Tensor, table: Levels, biases: Bias
         if level == DROPPED or not len(chosen):
             continue
         if level == NATIVE:
-            tensors[_NATIVE] = torch.stack([_of(row, chosen) for row in rows])
+            tensors[_NATIVE] = torch.stack([of(row, chosen) for row in rows])
             continue
         of_them = biases.of(chosen)
         for group in table.groups(level):
             parts: dict[str, list[Tensor]] = {}
-            for some in _chunks(group.rows, rows[0].shape[0] * len(chosen) * rows[0].shape[2]):
-                for name, t in _encoded([_of(rows[r], chosen) for r in some], some, of_them, group, table.codec).items():
+            for some in chunks(group.rows, rows[0].shape[0] * len(chosen) * rows[0].shape[2]):
+                for name, t in _encoded([of(rows[r], chosen) for r in some], some, of_them, group, table.codec).items():
                     parts.setdefault(name, []).append(t)
             tensors |= {_name(level, group, name): ts[0] if len(ts) == 1 else torch.cat(ts) for name, ts in parts.items()}
     return tensors
@@ -148,7 +148,7 @@ def _decode_group(tensors: dict[str, Tensor], level: int, group: Group, table: L
     dim, codec = table.spec.head_dim, table.codec
     stored = {name: tensors[_name(level, group, name)].to(out.device) for name in codec.layout(group.width, group.treatment, dim)}
     begin = 0
-    for some in _chunks(group.rows, out.shape[1] * len(chosen) * dim):
+    for some in chunks(group.rows, out.shape[1] * len(chosen) * dim):
         part = {name: t[begin : begin + len(some)] for name, t in stored.items()}
         begin += len(some)
         if len(some) == 1 or (not any(row in biases for row in some) and some[-1] - some[0] == len(some) - 1):
@@ -163,12 +163,13 @@ def _decode_group(tensors: dict[str, Tensor], level: int, group: Group, table: L
             out[row][:, chosen] = (x[k] + biases[row].values_HTD if row in biases else x[k]).to(out.dtype)
 
 
-def _of(row: Tensor, chosen: Tensor) -> Tensor:
+def of(row: Tensor, chosen: Tensor) -> Tensor:
     """These tokens of a row; the row itself where they are all."""
     return row if len(chosen) == row.shape[1] else row[:, chosen]
 
 
-def _chunks(rows: Sequence[int], values_per_row: int) -> list[Sequence[int]]:
+def chunks(rows: Sequence[int], values_per_row: int) -> list[Sequence[int]]:
+    """Rows that are worked on in one call."""
     size = max(1, _CHUNK // max(1, values_per_row))
     return [rows[k : k + size] for k in range(0, len(rows), size)]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import final
 
 from torch import Tensor
@@ -36,6 +35,3 @@ class Hadamard(Codec):
 
     def decode(self, coded: dict[str, Tensor], width: int, treatment: str, head_dim: int) -> Tensor:
         return rotated(self._affine.decode(coded, width, treatment, head_dim), self.rotation)
-
-    def errors(self, x_RHTD: Tensor, widths: Sequence[int], treatment: str) -> tuple[Tensor, Tensor]:
-        return self._affine.errors(rotated(x_RHTD, self.rotation), widths, treatment)

@@ -10,7 +10,7 @@ import logging
 import os
 import shutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
@@ -21,7 +21,7 @@ from avpbench.codecs.bias import Rope, RowBias, turned
 from avpbench.codecs.grid import fit, grouped, inverse, quantized, restored
 from avpbench.codecs.packing import WORD, pack
 
-_LEAST = 2**20  # values of a call that are worth a compiled kernel
+_LEAST = 2**18  # values of a call that are worth a compiled kernel
 _ROUND = 1.5 * 2**23  # added to a small float32 it leaves the nearest integer, ties to even, in the low bits
 _LOG = logging.getLogger(__name__)
 
@@ -36,10 +36,7 @@ def usable(x: Tensor, group: int, width: int, biased: bool = False) -> bool:
 
 def encode(x_ND: Tensor, group: int, width: int) -> tuple[Tensor, Tensor]:
     """Codes as words_NW, and scales_NS of float16: of every group, then every group's offset."""
-    scales_NS = _run(_fit, x_ND, min(group, x_ND.shape[-1]), width)
-    scales = scales_NS.float()
-    groups = scales.shape[1] // 2
-    return _run(_words, x_ND.view(WORD), inverse(scales)[:, :groups], scales[:, groups:], width), scales_NS
+    return _encoded(x_ND, group, width)
 
 
 def decode(words_NW: Tensor, scales_NS: Tensor, width: int, out_ND: Tensor) -> None:
@@ -48,21 +45,14 @@ def decode(words_NW: Tensor, scales_NS: Tensor, width: int, out_ND: Tensor) -> N
     _run(_values, words_NW, scale_NG, offset_NG, width, out_ND.view(WORD))
 
 
-def spread(x_ND: Tensor, group: int) -> tuple[Tensor, Tensor]:
-    """The squared ranges of each row's groups, summed, and the sum of its squares: two values_N in float32."""
-    found: tuple[Tensor, Tensor] = _run(_spread, x_ND, min(group, x_ND.shape[-1]))
-    return found
+def errors(x_ND: Tensor, group: int, widths: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """What each width's codes lose of a row, a sum of squares_WN, and its own sum of squares_N, in float32."""
+    return _errors(x_ND, group, widths)
 
 
 def encode_without(x_HND: Tensor, bias: RowBias, group: int, width: int) -> tuple[Tensor, Tensor]:
     """`encode` of each head of a row less its bias: words_HNW and scales_HNS."""
-    found = []
-    for head, x_ND in enumerate(x_HND.contiguous()):
-        scales_NS = _run(_fit_without, x_ND, min(group, x_ND.shape[-1]), width, *bias.head(head))
-        scales = scales_NS.float()
-        groups = scales.shape[1] // 2
-        inverse_NG, offset_NG = inverse(scales)[:, :groups], scales[:, groups:]
-        found.append((_run(_words_without, x_ND.view(WORD), inverse_NG, offset_NG, width, *bias.head_pairs(head)), scales_NS))
+    found = [_encoded(x_ND, group, width, *bias.head_pairs(head)) for head, x_ND in enumerate(x_HND.contiguous())]
     words, scales = (torch.stack(parts) for parts in zip(*found, strict=True))
     return words, scales
 
@@ -74,32 +64,65 @@ def decode_with(words_HNW: Tensor, scales_HNS: Tensor, width: int, bias: RowBias
         _run(_values_with, words_HNW[head], scale_NG, offset_NG, width, out_ND.view(WORD), *bias.head_pairs(head))
 
 
-def spread_without(x_HND: Tensor, bias: RowBias, group: int) -> tuple[Tensor, Tensor]:
-    """`spread` of each head of a row less its bias, two values_HN."""
-    found = [_run(_spread_without, x_ND, min(group, x_ND.shape[-1]), *bias.head(head)) for head, x_ND in enumerate(x_HND)]
-    ranges, powers = (torch.stack(parts) for parts in zip(*found, strict=True))
-    return ranges, powers
+def errors_without(x_HND: Tensor, bias: RowBias, group: int, widths: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """`errors` of each head of a row less its bias: errors_HWN and powers_HN."""
+    found = [_errors(x_ND, group, widths, *bias.head_pairs(head)) for head, x_ND in enumerate(x_HND.contiguous())]
+    missed, powers = (torch.stack(parts) for parts in zip(*found, strict=True))
+    return missed, powers
 
 
-def _fit(x_ND: Tensor, group: int, width: int) -> Tensor:
+def _encoded(x_ND: Tensor, group: int, width: int, *bias: Tensor) -> tuple[Tensor, Tensor]:
+    pairs_NP = x_ND.view(WORD)
+    scale_NG, offset_NG = fit(*_bounds_of(x_ND, group, bias), width)
+    words = _run(_words_without if bias else _words, pairs_NP, inverse(scale_NG), offset_NG.float(), width, *bias)
+    return words, torch.cat([scale_NG, offset_NG], dim=-1)
+
+
+def _errors(x_ND: Tensor, group: int, widths: Sequence[int], *bias: Tensor) -> tuple[Tensor, Tensor]:
+    low_NG, high_NG = _bounds_of(x_ND, group, bias)
+    found = []
+    for width in (0, *widths):  # no bits, no scale: all that there is
+        scale_NG, offset_NG = (t.float() for t in fit(low_NG, high_NG, width)) if width else torch.zeros(2, *low_NG.shape)
+        highest = torch.tensor(2.0**width - 1)
+        found.append(_run(_misses_without if bias else _misses, x_ND.view(WORD), inverse(scale_NG), scale_NG, offset_NG, highest, *bias))
+    return torch.stack(found[1:]), found[0]
+
+
+def _bounds_of(x_ND: Tensor, group: int, bias: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+    """Least and largest of each group, in float32."""
+    size = min(group, x_ND.shape[-1])
+    low, high = _run(_bounds_without, x_ND.view(WORD), size, *bias) if bias else _run(_bounds, x_ND, size)
+    return low.float(), high.float()
+
+
+def _bounds(x_ND: Tensor, group: int) -> tuple[Tensor, Tensor]:
     x = x_ND.view(len(x_ND), -1, group)
-    return torch.cat(fit(x.amin(-1).float(), x.amax(-1).float(), width), dim=-1)
+    return x.amin(-1), x.amax(-1)
 
 
-def _spread(x_ND: Tensor, group: int) -> tuple[Tensor, Tensor]:
-    x = x_ND.view(len(x_ND), -1, group)
-    return (x.amax(-1).float() - x.amin(-1).float()).square().sum(-1), x_ND.float().square().sum(-1)
+def _bounds_without(pairs_NP: Tensor, group: int, *bias: Tensor) -> tuple[Tensor, Tensor]:
+    one, two = (half.view(len(half), -1, group // 2) for half in _halves(pairs_NP, *bias))
+    return one.minimum(two).amin(-1), one.maximum(two).amax(-1)
 
 
-def _fit_without(x_ND: Tensor, group: int, width: int, *bias: Tensor) -> Tensor:
-    x = (x_ND.float() - turned(*bias)).view(len(x_ND), -1, group)
-    return torch.cat(fit(x.amin(-1), x.amax(-1), width), dim=-1)
+def _misses_without(pairs_NP: Tensor, inverse_NG: Tensor, scale_NG: Tensor, offset_NG: Tensor, highest: Tensor, *bias: Tensor) -> Tensor:
+    return _misses(pairs_NP, inverse_NG, scale_NG, offset_NG, highest, *bias)
 
 
-def _spread_without(x_ND: Tensor, group: int, *bias: Tensor) -> tuple[Tensor, Tensor]:
-    plain = x_ND.float() - turned(*bias)
-    x = plain.view(len(x_ND), -1, group)
-    return (x.amax(-1) - x.amin(-1)).square().sum(-1), plain.square().sum(-1)
+def _misses(pairs_NP: Tensor, inverse_NG: Tensor, scale_NG: Tensor, offset_NG: Tensor, highest: Tensor, *bias: Tensor) -> Tensor:
+    def missed(half: Tensor) -> Tensor:
+        x = half.view(*offset_NG.shape, -1)
+        codes = ((x - offset_NG[..., None]) * inverse_NG[..., None]).round().clamp(min=0).minimum(highest)
+        return (codes * scale_NG[..., None] + offset_NG[..., None] - x).square()
+
+    one, two = _halves(pairs_NP, *bias)
+    return (missed(one) + missed(two)).sum((-1, -2))
+
+
+def _halves(pairs_NP: Tensor, *bias: Tensor) -> tuple[Tensor, Tensor]:
+    """Even and odd values_NP in float32, less their bias."""
+    one, two = (pairs_NP << 16).view(torch.float32), (pairs_NP & -65536).view(torch.float32)
+    return (one - turned(*bias[:4]), two - turned(*bias[4:])) if bias else (one, two)
 
 
 def _words_without(pairs_NP: Tensor, inverse_NG: Tensor, offset_NG: Tensor, width: int, *bias: Tensor) -> Tensor:
@@ -113,13 +136,13 @@ def _values_with(words_NW: Tensor, scale_NG: Tensor, offset_NG: Tensor, width: i
 def _words(pairs_NP: Tensor, inverse_NG: Tensor, offset_NG: Tensor, width: int, *bias: Tensor) -> Tensor:
     highest, pairs_per_word = 2**width - 1, 16 // width
 
-    def codes(bits: Tensor, less: tuple[Tensor, ...]) -> Tensor:
-        x = bits.view(torch.float32) - turned(*less) if less else bits.view(torch.float32)
-        scaled = (x.view(*inverse_NG.shape, -1) - offset_NG[..., None]) * inverse_NG[..., None]
+    def codes(half: Tensor) -> Tensor:
+        scaled = (half.view(*inverse_NG.shape, -1) - offset_NG[..., None]) * inverse_NG[..., None]
         found: Tensor = (scaled.clamp(0, highest) + _ROUND).view(WORD) & highest
         return found
 
-    both = codes(pairs_NP << 16, bias[:4]) | (codes(pairs_NP & -65536, bias[4:]) << width)
+    one, two = _halves(pairs_NP, *bias)
+    both = codes(one) | (codes(two) << width)
     parts = both.view(len(both), pairs_per_word, -1)
     words: Tensor = parts[:, 0]
     for k in range(1, pairs_per_word):
@@ -168,34 +191,34 @@ def _work(dim: int, group: int, width: int, biased: bool = False) -> bool:
     try:
         with torch._dynamo.config.patch(automatic_dynamic_shapes=False), warnings.catch_warnings():  # a kernel a shape, only N free
             warnings.simplefilter("ignore")
-            made = (*_made(x, group, width, bias, out), out)
+            *made, lost = _made(x, group, width, bias, out)
     except Exception as error:  # whatever a compiler, its headers or their age may raise
         _LOG.warning("torch.compile does not work here (%s); codes are made without it, to the same bits", type(error).__name__)
         return False
-    same = all(map(torch.equal, made, _eager(x, group, width, bias)))
+    *wanted, missed = _eager(x, group, width, bias)
+    same = all(map(torch.equal, (*made, out), wanted)) and torch.allclose(lost, missed, rtol=1e-4)
     if not same:
         _LOG.warning("torch.compile gives other bits than the eager path here, so it is left out")
     return same
 
 
-def _made(x_ND: Tensor, group: int, width: int, bias: RowBias | None, out_ND: Tensor) -> tuple[Tensor, Tensor]:
-    """Runs every kernel; the words and scales."""
+def _made(x_ND: Tensor, group: int, width: int, bias: RowBias | None, out_ND: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Runs every kernel; the words, scales and errors."""
     if bias is None:
         words, scales = encode(x_ND, group, width)
         decode(words, scales, width, out_ND)
-        spread(x_ND, group)
-        return words, scales
+        return words, scales, errors(x_ND, group, (width,))[0][0]
     words, scales = encode_without(x_ND[None], bias, group, width)
     decode_with(words, scales, width, bias, out_ND[None])
-    spread_without(x_ND[None], bias, group)
-    return words[0], scales[0]
+    return words[0], scales[0], errors_without(x_ND[None], bias, group, (width,))[0][0, 0]
 
 
-def _eager(x_ND: Tensor, group: int, width: int, bias: RowBias | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Words, scales and values back, as the eager path has them."""
+def _eager(x_ND: Tensor, group: int, width: int, bias: RowBias | None) -> tuple[Tensor, ...]:
+    """Words, scales, values back and errors, as the eager path has them."""
     groups = grouped(x_ND if bias is None else x_ND.float() - bias.values_HTD[0], group)
     scale, offset = fit(groups.amin(-1), groups.amax(-1), width)
     codes = quantized(groups, scale[..., None], offset[..., None], width)
     back = restored(codes, scale[..., None], offset[..., None]).flatten(-2)
     plain = back if bias is None else back + bias.values_HTD[0]
-    return pack(codes.flatten(-2), width), torch.cat([scale, offset], -1), plain.bfloat16()
+    missed = (back.view_as(groups) - groups).square().sum((-1, -2))
+    return pack(codes.flatten(-2), width), torch.cat([scale, offset], -1), plain.bfloat16(), missed

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import final
 
 import torch
@@ -76,11 +75,6 @@ class Kivi(Codec):
         codes = unpack(coded["codes"], width, head_dim)
         scale, offset = (_spread(t, sizes) for t in coded["scales"].chunk(2, dim=-1))
         return restored(codes, scale, offset)
-
-    def errors(self, x_RHTD: Tensor, widths: Sequence[int], treatment: str) -> tuple[Tensor, Tensor]:
-        if treatment == _CHANNEL:
-            return super().errors(x_RHTD, widths, treatment)
-        return self._affine.errors(x_RHTD, widths, treatment)
 
 
 def _spread(t: Tensor, sizes: Tensor) -> Tensor:

@@ -16,6 +16,23 @@ from avpbench.core import ModelSpec
 from avpbench.errors import ConfigError
 
 DROPPED, NATIVE = 0, 255
+LAYER_STEPS: dict[str, dict[int, int]] = {"even": {}, "first": {0: 1}, "ends": {0: 1, -1: 1}}  # ends: KVTuner, arXiv 2502.04420
+
+
+def steps_of(written: object) -> dict[int, int]:
+    """Steps by layer from a preset's name or from pairs [[layer, step], ...]. Raises ConfigError."""
+    if isinstance(written, str) and written in LAYER_STEPS:
+        return LAYER_STEPS[written]
+    try:
+        pairs = [(layer, step) for layer, step in written]  # type: ignore[attr-defined]
+    except (TypeError, ValueError):
+        pairs = [(None, None)]
+    if isinstance(written, str) or any(type(k) is not int or type(step) is not int for k, step in pairs) or len(dict(pairs)) < len(pairs):
+        raise ConfigError(
+            f"strategy.layer_steps={written!r}: want {', '.join(LAYER_STEPS)}, or pairs of a layer and its step, each layer once,"
+            " e.g. [[0,1],[-1,1]]"
+        )
+    return dict(pairs)
 
 
 @final
@@ -62,11 +79,6 @@ class Levels:
         found: torch.dtype = getattr(torch, self.spec.dtype)
         return found
 
-    @property
-    def values_per_token(self) -> int:
-        """Keys and values that one token has."""
-        return self.num_rows * self.spec.num_kv_heads * self.spec.head_dim
-
     def groups(self, level: int) -> tuple[Group, ...]:
         """How the rows are coded at a level of the codec's."""
         found: dict[tuple[int, str], list[int]] = defaultdict(list)
@@ -85,6 +97,6 @@ class Levels:
         if level == DROPPED:
             return 0
         if level == NATIVE:
-            return num_tokens * self.values_per_token * self.dtype.itemsize
+            return num_tokens * self.spec.values_per_token * self.dtype.itemsize
         heads, dim = self.spec.num_kv_heads, self.spec.head_dim
         return sum(heads * len(g.rows) * self.codec.num_bytes(g.width, g.treatment, num_tokens, dim) for g in self.groups(level))

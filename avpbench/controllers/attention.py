@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from avpbench.controllers.controller import Request
+from avpbench.controllers.request import Request
 from avpbench.core import Queries
 from avpbench.engine.attention import attentions
 from avpbench.errors import ControllerError

@@ -7,7 +7,8 @@ from typing import final
 import torch
 from torch import Tensor
 
-from avpbench.controllers.controller import Controller, Request, require_score
+from avpbench.controllers.controller import Controller, require_score
+from avpbench.controllers.request import Request
 from avpbench.errors import ControllerError
 
 

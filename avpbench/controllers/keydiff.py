@@ -7,7 +7,8 @@ from typing import final
 import torch
 from torch import Tensor
 
-from avpbench.controllers.controller import Controller, Request
+from avpbench.controllers.controller import Controller
+from avpbench.controllers.request import Request
 
 
 @final

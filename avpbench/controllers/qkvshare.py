@@ -11,7 +11,8 @@ from typing import final
 import torch
 from torch import Tensor
 
-from avpbench.controllers.controller import Controller, Request
+from avpbench.controllers.controller import Controller
+from avpbench.controllers.request import Request
 from avpbench.engine.attention import attentions
 from avpbench.engine.capture import PREDICTIONS, WINDOW
 from avpbench.errors import ControllerError

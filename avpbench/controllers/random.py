@@ -9,7 +9,8 @@ from torch import Tensor
 
 from avpbench import digest
 from avpbench.checks import whole
-from avpbench.controllers.controller import Controller, Request
+from avpbench.controllers.controller import Controller
+from avpbench.controllers.request import Request
 
 
 @final
@@ -39,7 +40,8 @@ class Random(Controller):
         levels_N = self.of.allocate(request, score_N, budget_bytes)
         sizes_B = request.sizes_B
         levels_B = levels_N[sizes_B.cumsum(0) - sizes_B]
-        free = (~request.protected_B & (sizes_B == sizes_B[0])).nonzero()[:, 0]
+        free_B = ~request.protected_B
+        free = (free_B & (sizes_B == sizes_B[free_B].max())).nonzero()[:, 0] if bool(free_B.any()) else free_B.nonzero()[:, 0]
         salt = digest.seed_of(f"{self.seed}/{request.token_ids}")
         order = torch.randperm(len(free), generator=torch.Generator().manual_seed(salt))
         levels_B[free] = levels_B[free[order]]

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from avpbench.checks import whole
-from avpbench.controllers.controller import Controller, Request
+from avpbench.controllers.controller import Controller
+from avpbench.controllers.request import Request
 
 
 @final

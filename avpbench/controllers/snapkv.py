@@ -8,7 +8,8 @@ from torch import Tensor
 
 from avpbench.checks import whole
 from avpbench.controllers.attention import received, smoothed
-from avpbench.controllers.controller import Controller, Request
+from avpbench.controllers.controller import Controller
+from avpbench.controllers.request import Request
 from avpbench.engine.capture import WINDOW
 from avpbench.errors import ConfigError
 

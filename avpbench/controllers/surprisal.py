@@ -6,7 +6,8 @@ from typing import final
 
 from torch import Tensor
 
-from avpbench.controllers.controller import Controller, Request
+from avpbench.controllers.controller import Controller
+from avpbench.controllers.request import Request
 from avpbench.engine.capture import PREDICTIONS
 from avpbench.errors import ControllerError
 

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from avpbench.controllers.attention import received
-from avpbench.controllers.controller import Controller, Request
+from avpbench.controllers.controller import Controller
+from avpbench.controllers.request import Request
 from avpbench.engine.capture import PROBES
 
 

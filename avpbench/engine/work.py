@@ -17,5 +17,5 @@ def work_of(engine: Engine) -> Work:
         head_flop=2 * head.numel(),
         attention_flop=4 * spec.num_layers * engine.model.config.num_attention_heads * spec.head_dim,
         weight_bytes=(layers + head.numel()) * size,
-        kv_bytes=2 * spec.num_layers * spec.num_kv_heads * spec.head_dim * size,
+        kv_bytes=spec.values_per_token * size,
     )

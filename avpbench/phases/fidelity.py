@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from avpbench.cell import Cell
-from avpbench.core import AgentState
+from avpbench.core import AgentState, KVCache, Queries
 from avpbench.engine.attention import demand, output_errors
 from avpbench.engine.batch import Start
 from avpbench.links.direct import Direct
@@ -32,7 +32,7 @@ def _raise(_index: int, error: Exception) -> FidelityRecord:
 def score(cell: Cell, indices: Sequence[int]) -> list[FidelityRecord]:
     """KL(raw || strategy) on the gold continuation, a mean over its tokens, per problem; and what the attention reads amiss.
 
-    The transcript's hops are replayed in this process, whatever the link, and the last one goes through bytes.
+    The transcript's hops are replayed in this process, whatever the link, and go through bytes.
     """
     cell = cell.through(cell.agents[0].strategy, cell.agents[0].link.in_process())
     spoken = raw_transcript(cell, indices)
@@ -47,7 +47,8 @@ def score(cell: Cell, indices: Sequence[int]) -> list[FidelityRecord]:
     scores = zip(engine.score(raw, gold), engine.score(ours, gold), strict=True)
     for place, (index, (raw_MV, ours_MV)) in enumerate(zip(indices, scores, strict=True)):
         truth, other = raw[place].prefix.cache, ours[place].prefix.cache
-        errors = output_errors(behind[place][0], truth, other) if truth and other else None
+        spans = [hop.num_values // engine.spec.values_per_token for hop in spoken[place].hops if hop.num_values]
+        errors = _errors(behind[place][0], truth, other, spans) if truth and other else None
         record = _record(cell.task.problem(index).id, torch.tensor(gold[place]), raw_MV.cpu(), ours_MV.cpu(), errors)
         records.append(replace(record, mean_bits=bits[place]))
     return records
@@ -65,7 +66,12 @@ def _starts(
     return starts, [8 * out.wire_bytes / out.num_values if out.num_values else None for out in sent]
 
 
-def _record(sample_id: str, gold_M: Tensor, raw_MV: Tensor, ours_MV: Tensor, errors: list[float] | None) -> FidelityRecord:
+def _errors(queries: Queries, truth: KVCache, other: KVCache, spans: Sequence[int]) -> list[list[float]]:
+    """Per hop, per layer: how far what the queries read in what was handed over until then is from what they read in raw's."""
+    return [output_errors(queries, truth.first(span), other.first(span)) for span in (*spans, truth.span)]
+
+
+def _record(sample_id: str, gold_M: Tensor, raw_MV: Tensor, ours_MV: Tensor, errors: list[list[float]] | None) -> FidelityRecord:
     finite = raw_MV > -torch.inf
     kl_M = torch.where(finite, raw_MV.exp() * (raw_MV - ours_MV), 0.0).sum(dim=-1)
     pick = gold_M[:, None]

@@ -38,10 +38,12 @@ def raw_transcript(cell: Cell, indices: Sequence[int]) -> list[ChainResult]:
 def replayed(
     cell: Cell, strategy: Strategy, indices: Sequence[int], spoken: Sequence[ChainResult], demands: Sequence[Tensor] | None = None
 ) -> list[ChainResult]:
-    """The agents before the last, saying what was spoken, handing over by the strategy; `demands` are told to its controller."""
+    """The agents before the last, saying what was spoken, handing over by the strategy through bytes; `demands` are told to its
+    controller."""
     if strategy.kind == Raw.kind:
         return list(spoken)
-    return _ahead(cell.through(strategy, Shared()), indices, [result.new_ids for result in spoken], demands)
+    through = cell.through(strategy, cell.agents[0].link.in_process())
+    return _ahead(through, indices, [result.new_ids for result in spoken], demands)
 
 
 def _ahead(

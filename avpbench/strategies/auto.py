@@ -76,9 +76,10 @@ class Auto(Strategy):
             return self.raw, "same model, link unlimited"
         if self.bandwidth >= self.raw_from:
             return self.raw, f"same model, link of {self.bandwidth:g} bit/s is at least {self.raw_from:g}"
-        if budget is None or budget >= native:
+        if isinstance(budget, float) and budget >= native:
             return self.raw, f"same model, a budget of {budget} bits is no less than the {native} of {spec.dtype}"
-        return self.quantized, f"same model, link of {self.bandwidth:g} bit/s is under {self.raw_from:g}: {budget:g} bits a value"
+        bits = f"{budget:g} bits a value" if isinstance(budget, float) else f"a budget of {budget}"
+        return self.quantized, f"same model, link of {self.bandwidth:g} bit/s is under {self.raw_from:g}: {bits}"
 
     def export(self, state: AgentState, sender: Engine, receiver: ModelSpec) -> Parcel:
         chosen, why = self.choose(state.spec, receiver)

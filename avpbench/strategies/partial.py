@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import final
 
 from avpbench.checks import number
-from avpbench.core import LATENT, AgentState, KVCache, ModelSpec, Parcel, Prefix
+from avpbench.core import LATENT, AgentState, ModelSpec, Parcel, Prefix
 from avpbench.engine.engine import Engine
 from avpbench.strategies.raw import Raw
 from avpbench.strategies.strategy import Strategy
@@ -44,11 +44,6 @@ class Partial(Strategy):
 
 def _first(state: AgentState, count: int) -> AgentState:
     """The state as it would stand had it held its first `count` tokens only."""
-    cache, span = state.cache, min(count, state.cache.span)
-    held = int((cache.positions_T < span).sum())
     ids = state.token_ids[:count]
-    cut = KVCache(
-        tuple(k[:, :held] for k in cache.keys_HTD), tuple(v[:, :held] for v in cache.values_HTD), cache.positions_T[:held], span
-    )  # fmt: skip
     soft_NE = None if state.soft_NE is None or LATENT not in ids else state.soft_NE[: ids.count(LATENT)]
-    return replace(state, token_ids=ids, soft_NE=soft_NE, cache=cut)
+    return replace(state, token_ids=ids, soft_NE=soft_NE, cache=state.cache.first(count))

@@ -6,6 +6,7 @@ once however long the chain. The card is QKVShare's CacheCard (arXiv 2605.03884)
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -13,21 +14,22 @@ import torch
 from torch import Tensor
 
 from avpbench import wire
-from avpbench.checks import flag, number, whole
+from avpbench.checks import flag, whole
 from avpbench.codecs import coded
 from avpbench.codecs.bias import NO_BIAS
-from avpbench.codecs.codec import Codec, blocks
-from avpbench.codecs.levels import DROPPED, NATIVE, Levels
+from avpbench.codecs.codec import Codec
+from avpbench.codecs.levels import DROPPED, Levels, steps_of
 from avpbench.codecs.registry import codec_named, describe
-from avpbench.controllers.controller import Controller, Request, plan_bytes, require_plan, require_score
+from avpbench.controllers.controller import Controller, plan_bytes, require_plan, require_score
+from avpbench.controllers.request import Request
 from avpbench.core import AgentState, CacheCard, KVCache, ModelSpec, Parcel, Prefix
 from avpbench.engine.bias import key_bias
 from avpbench.engine.engine import Engine
 from avpbench.errors import AvpBenchError, ConfigError, WireError
+from avpbench.strategies.budget import Budget, protected
 from avpbench.strategies.strategy import Parts, Strategy, differing, require_same_model
 from avpbench.strategies.tokens import pack, tensor, unpack
 
-_PROTECTED_TOKENS, _PROTECTED_BYTES = 0.05, 0.125  # at most, of the new tokens and of the budget
 _CARRIED = ("token_ids", "soft", "levels")
 _ROUNDS = 8
 
@@ -42,7 +44,21 @@ class _Draft:
     old: dict[str, Tensor]
     old_levels_T: Tensor
     request: Request
-    allowance: int  # bytes that the whole parcel may have
+    paid: int  # bytes that came
+    budget: Budget
+
+    @property
+    def first_N(self) -> Tensor:
+        """Levels to begin with: one for all where that is the budget, else none."""
+        return self.request.at(self.budget.level)
+
+    @property
+    def allowance(self) -> int:
+        """Bytes that the whole parcel may have."""
+        if self.budget.bits is None:
+            return self.num_bytes(self.first_N)
+        new = int(self.card.body["span"]) - len(self.old_levels_T)
+        return self.paid + self.budget.num_bytes(new, self.request.table)
 
     def levels(self, levels_N: Tensor) -> Tensor:
         """The level map with these new levels: of every token that the cache stands for."""
@@ -71,36 +87,36 @@ class Quantized(Strategy):
     Args:
         controller: who spends the budget.
         codec: how levels become codes.
-        budget_bits: bits that a hop may add per value of its new tokens, card included.
+        budget_bits: bits that a hop may add per value of its new tokens, card included; or e.g. `level4`: as many as one level for
+            all of its unprotected tokens takes.
         sinks: first tokens, and `recent`: last tokens of a turn, that stay native as far as 5% of the new tokens and an
             eighth of the budget allow.
         requantize: the ablation: code every token anew at each hop, what was dequantized too.
         key_bias: take the key projection's bias out before coding; the receiver puts it back.
         keys_step: so many of the codec's widths more for keys than the level says.
-        layer_steps: the same for single layers, e.g. {0: 1, -1: 1}.
+        layer_steps: the same for single layers: even, first, ends, or pairs [[layer, step], ...].
     """
 
     kind = "quantized"
     thinks = True
 
     def __init__(
-        self, controller: Controller, codec: Codec, budget_bits: float, sinks: int, recent: int, requantize: bool, key_bias: bool,
-        keys_step: int, layer_steps: dict[int, int],
+        self, controller: Controller, codec: Codec, budget_bits: float | str, sinks: int, recent: int, requantize: bool,
+        key_bias: bool, keys_step: int, layer_steps: str | Sequence[Sequence[int]],
     ) -> None:  # fmt: skip
-        number("strategy.budget_bits", budget_bits, 0, 64, open_low=True)
         whole("strategy.sinks", sinks, 0)
         whole("strategy.recent", recent, 0)
         whole("strategy.keys_step", keys_step, 0)
         flag("strategy.requantize", requantize)
         flag("strategy.key_bias", key_bias)
-        self.controller, self.codec, self.budget_bits = controller, codec, float(budget_bits)
+        self.controller, self.codec, self.budget = controller, codec, Budget.read(budget_bits, codec)
         self.sinks, self.recent, self.requantize, self.key_bias = sinks, recent, requantize, key_bias
-        self.keys_step, self.layer_steps = keys_step, {int(layer): int(step) for layer, step in layer_steps.items()}
+        self.keys_step, self.layer_steps = keys_step, steps_of(layer_steps)
         self.needs = controller.captures()
 
     @property
     def parts(self) -> Parts:
-        return Parts(self.controller.label, describe(self.codec)["name"], self.budget_bits)
+        return Parts(self.controller.label, describe(self.codec)["name"], self.budget.written)
 
     def most_bytes(self, state: AgentState, sender: Engine) -> int:
         return self._draft(state, sender).allowance
@@ -138,12 +154,12 @@ class Quantized(Strategy):
             start, paid = len(old_levels_T), wire.num_bytes(received)
             old = {name: t for name, t in received.tensors.items() if name not in _CARRIED}
         fresh_N = (cache.positions_T >= start).nonzero()[:, 0]
-        allowance = paid + int(self.budget_bits * table.values_per_token * (cache.span - start) / 8)
-        rows = [row[:, fresh_N] for row in (*cache.keys_HTD, *cache.values_HTD)]
+        rows = [coded.of(row, fresh_N) for row in (*cache.keys_HTD, *cache.values_HTD)]
         biases = key_bias(sender.model, cache.positions_T[fresh_N], range(sender.spec.num_layers)) if self.key_bias else NO_BIAS
-        protected_B = self._protected(cache.positions_T[fresh_N].cpu(), allowance - paid, table)
-        request = Request(state.token_ids, cache, state.captured, fresh_N, rows, table, protected_B, biases)
-        return _Draft(self._card(state), pack(state), old, old_levels_T, request, allowance)
+        positions_N, most = cache.positions_T[fresh_N].cpu(), self.budget.num_bytes(cache.span - start, table)
+        protected_N = protected(positions_N, self.sinks, self.recent, most, table)
+        request = Request(state.token_ids, cache, state.captured, fresh_N, rows, table, protected_N, biases)
+        return _Draft(self._card(state), pack(state), old, old_levels_T, request, paid, self.budget)
 
     def _require_same_codes(self, received: CacheCard) -> None:
         """Codes are forwarded as they are: one card has one codec and one treatment of keys. Raises WireError."""
@@ -155,21 +171,6 @@ class Quantized(Strategy):
                 " strategy.requantize=true"
             )
 
-    def _protected(self, positions_N: Tensor, budget_bytes: int, table: Levels) -> Tensor:
-        """Blocks that stay native: sinks first, then the last ones, as many as are allowed."""
-        sizes = blocks(len(positions_N), table.codec.block)
-        ends = torch.tensor(sizes).cumsum(0)
-        sinks = [b for b, end in enumerate(ends.tolist()) if positions_N[end - 1] < self.sinks]
-        recent = [b for b, (end, size) in enumerate(zip(ends.tolist(), sizes, strict=True)) if end - size >= len(positions_N) - self.recent]
-        protected_B = torch.zeros(len(sizes), dtype=torch.bool)
-        tokens, left = int(_PROTECTED_TOKENS * len(positions_N)), _PROTECTED_BYTES * budget_bytes
-        for b in dict.fromkeys([*sinks, *reversed(recent)]):
-            cost = table.num_bytes(NATIVE, sizes[b])
-            if sizes[b] > tokens or cost > left:
-                break
-            protected_B[b], tokens, left = True, tokens - sizes[b], left - cost
-        return protected_B
-
     def _plan(self, draft: _Draft) -> Tensor:
         """The controller's levels_N for the most bytes of codes that the header leaves of the allowance.
 
@@ -179,27 +180,25 @@ class Quantized(Strategy):
         score_N = self.controller.score(request)
         if score_N is not None:
             score_N = require_score(name, score_N, len(request.fresh_N))
-        nothing_N = request.tokenwise(torch.zeros(len(request.sizes_B), dtype=torch.long))
-        least = plan_bytes(nothing_N, request)
-        card_bytes = draft.num_bytes(nothing_N) - least
-        budget, best_N, best_spare = draft.allowance - card_bytes, None, draft.allowance
+        allowance, first_N, least = draft.allowance, draft.first_N, plan_bytes(request.at(DROPPED), request)
+        card_bytes = draft.num_bytes(first_N) - plan_bytes(first_N, request)
+        budget, best_N, best_spare = allowance - card_bytes, None, allowance
         for _ in range(_ROUNDS):
             if budget < least:
                 break
             levels_N = self.controller.allocate(request, score_N, budget)
             require_plan(name, levels_N, request, budget)
-            spare = draft.allowance - draft.num_bytes(levels_N)
+            spare = allowance - draft.num_bytes(levels_N)
             if 0 <= spare < best_spare:
                 best_N, best_spare = levels_N, spare
             if 0 <= spare < request.smallest_step:
                 break
             budget = (plan_bytes(levels_N, request) if spare < 0 else budget) + spare
         if best_N is None:
-            values = request.table.values_per_token * len(request.fresh_N)
-            needed = card_bytes + least - (draft.allowance - int(self.budget_bits * values / 8))
+            needed = 8 * (card_bytes + least - draft.paid) / (request.table.spec.values_per_token * len(request.fresh_N))
             raise ConfigError(
-                f"strategy.budget_bits={self.budget_bits} leaves no room for the card of {len(request.fresh_N)} new tokens;"
-                f" it takes {8 * needed / values:.2f} bits a value here, and codes come on top"
+                f"strategy.budget_bits={self.budget.written} leaves no room for the card of {len(request.fresh_N)} new tokens;"
+                f" it takes {needed:.2f} bits a value here, and codes come on top"
             )
         return best_N
 

@@ -18,7 +18,7 @@ class Parts:
 
     controller: str | None = None
     codec: str | None = None
-    budget_bits: float | None = None
+    budget_bits: float | str | None = None  # see strategies/budget.py
 
 
 class Strategy(ABC):
@@ -54,7 +54,8 @@ class Strategy(ABC):
     @property
     def label(self) -> str:
         """What tells it from another in one comparison: its kind and its parts."""
-        shown = (self.parts.controller, self.parts.codec, None if self.parts.budget_bits is None else f"{self.parts.budget_bits:g}")
+        budget = self.parts.budget_bits
+        shown = (self.parts.controller, self.parts.codec, f"{budget:g}" if isinstance(budget, float) else budget)
         return " ".join([self.kind, *(part for part in shown if part is not None)])
 
     def most_bytes(self, state: AgentState, sender: Engine) -> int | None:

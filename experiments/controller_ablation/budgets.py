@@ -25,7 +25,8 @@ from avpbench import run
 from avpbench.build import build
 from avpbench.codecs.levels import NATIVE
 from avpbench.config import compose
-from avpbench.controllers.controller import Controller, Request
+from avpbench.controllers.controller import Controller
+from avpbench.controllers.request import Request
 from avpbench.phases import fidelity
 from avpbench.setup import cell_of
 from avpbench.strategies.quantized import Quantized

@@ -30,7 +30,7 @@ OFF: dict[str, Callable[[Any], Any]] = {  # by key of the config (a slash: a cho
     "strategy.requantize": lambda _: True,  # codes of earlier hops are no longer forwarded
     "strategy.key_bias": lambda _: False,
     "strategy.keys_step": lambda _: 0,
-    "strategy.layer_steps": lambda steps: dict.fromkeys(steps, 0),
+    "strategy.layer_steps": lambda _: "even",
     "strategy.codec.group": lambda group: max(group, WHOLE_HEAD),
 }
 FIXED = ("strategy.budget_bits",)  # what all variants share

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from avpbench.build import build
 from avpbench.config import compose
 from avpbench.controllers import qkvshare
-from avpbench.controllers.controller import Controller, Request
+from avpbench.controllers.controller import Controller
+from avpbench.controllers.request import Request
 from avpbench.controllers.snapkv import SnapKV
 from avpbench.engine.capture import DEMAND
 from avpbench.phases import fidelity

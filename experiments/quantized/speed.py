@@ -3,8 +3,8 @@
     pip install 'avpbench[quanto]' && python experiments/quantized/speed.py [tokens] [blocks]
 
 Quantize: K/V to packed codes. Dequantize: packed codes into a cache that is already there. Export: what a sender does at a
-hop, `snapkv` (score, measured errors, allocation, packing at several levels) against uniform int4, at one budget; capturing its
-queries is timed beside it. The model has the shape's caches and narrow layers, since no pass through it is timed.
+hop, `snapkv` (score, measured errors, allocation, packing at several levels) against int4 for every token, at the bytes of the latter;
+keeping its queries is timed beside it (a pass makes them in any case). The model has the shape's caches and narrow layers, since no pass through it is timed.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def main() -> None:
 
     exports = {}
     for name, controller in (("uniform", "uniform"), ("snapkv", "snapkv")):
-        made = build(compose(["strategy=quantized", f"strategy/controller={controller}", "strategy.budget_bits=4.75"]).strategy)
+        made = build(compose(["strategy=quantized", f"strategy/controller={controller}", "strategy.budget_bits=level4"]).strategy)
         exports[name] = lambda made=made: made.export(state, engine, engine.spec)
     actions: dict[str, Callable[[], object]] = {
         "quantize": lambda: coded.encode(rows, levels, table),
@@ -131,7 +131,7 @@ def main() -> None:
     print(f"quantize: {median['quantize, quanto'] / median['quantize']:.1f}x quanto")
     print(f"dequantize: {median['dequantize, quanto'] / median['dequantize']:.1f}x quanto")
     mixed = median["export, snapkv"] + median["capture for snapkv"]
-    print(f"capture and export: snapkv takes {mixed / median['export, uniform']:.2f} of uniform's time")
+    print(f"capture and export: snapkv takes {mixed / median['export, uniform']:.2f} of uniform int4's time")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,38 @@
+"""The fidelity phase: every hop through bytes, what the gold continuation reads after each."""
+
+from __future__ import annotations
+
+import pytest
+from conftest import cell
+from quantizing import strategy
+
+from avpbench import wire
+from avpbench.engine.engine import Engine
+from avpbench.links.direct import Direct
+from avpbench.phases import fidelity
+from avpbench.phases.replay import raw_transcript
+from avpbench.strategies.raw import Raw
+
+
+def test_attention_errors_are_per_hop_and_layer(tiny: Engine) -> None:
+    """What has crossed once is forwarded: the first hop's tokens are read alike whether one hop follows or none, words being the same."""
+    made = strategy("strategy/controller=uniform", "strategy.budget_bits=level2")
+    short, long = (cell(tiny, limit=2, chain=chain).through(made, Direct()) for chain in (2, 3))
+    for record in fidelity.score(long, [0, 1]):
+        assert record.attention_errors is not None
+        assert [len(layers) for layers in record.attention_errors] == [tiny.spec.num_layers] * 2
+        assert all(0.001 < error < 1 for layers in record.attention_errors for error in layers)
+    (first, *_), (alone,) = (fidelity.score(one, [0])[0].attention_errors or [] for one in (long, short))
+    assert first != alone, "other queries read them: the last agent's role is another"
+    exact = fidelity.score(short.through(Raw(), Direct()), [0])[0]
+    assert exact.attention_errors == [[0.0] * tiny.spec.num_layers]
+
+
+def test_every_hop_of_the_replay_goes_through_bytes(tiny: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = cell(tiny, limit=2, chain=4).through(strategy("strategy/controller=uniform"), Direct())
+    raw_transcript(one, [0, 1])  # which is spoken by reference
+    sent: list[str] = []
+    real = wire.encode
+    monkeypatch.setattr(wire, "encode", lambda parcel: sent.append(parcel.card.kind) or real(parcel))  # type: ignore[func-returns-value]
+    fidelity.score(one, [0, 1])
+    assert (sent.count("quantized"), sent.count("raw")) == (2 * 3, 2)
