@@ -17,6 +17,7 @@ from avpbench.errors import WireError
 FORMAT, VERSION = "avpbench", "2"
 MAX_BYTES = 2**20
 _MAX_TENSORS = 4096  # of a cache of 2,048 layers
+_MAX_OPENED = 16 * 1024  # lists and objects, four a tensor: an empty list takes twenty times the memory of its two characters
 _MAX_ELEMENTS = 2**48
 _MAX_AXES = 8
 _ALIGN = 64
@@ -45,8 +46,11 @@ def written(tensors: dict[str, Tensor], card: CacheCard) -> tuple[bytes, Layout]
 
 def parsed(header: memoryview, begin: int) -> tuple[CacheCard, Layout]:
     """The card, and where each tensor lies; every kind of malformed header is a WireError."""
+    plain = bytes(header)
+    if (opened := plain.count(b"[") + plain.count(b"{")) > _MAX_OPENED:
+        raise WireError(f"parcel header with {opened} lists and objects; at most {_MAX_OPENED} are taken")
     try:
-        table = json.loads(bytes(header))
+        table = json.loads(plain)
         metadata = table.pop("__metadata__")
         if (metadata["format"], metadata["version"]) != (FORMAT, VERSION):
             raise WireError(

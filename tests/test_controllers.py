@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import codecs, told
+from conftest import codecs, dummy, told
 from torch import Tensor
 
+from avpbench import wire
 from avpbench.agents import Agent, Speak
 from avpbench.build import build
 from avpbench.codecs.levels import NATIVE, Levels
@@ -50,8 +51,12 @@ def controller(request: pytest.FixtureRequest) -> Controller:
 
 @pytest.fixture(scope="module")
 def state(tiny: Engine) -> AgentState:
+    return captured(tiny)
+
+
+def captured(engine: Engine) -> AgentState:
     """A sender with everything captured, its demand a made-up one."""
-    agent = Agent(tiny, Raw(), Direct())
+    agent = Agent(engine, Raw(), Direct())
     prompt = told(WORDS, "planner")
     job = Speak((Speech(24, generator("x")),), Sampling())
     state, _ = agent.act([agent.receive(None, prompt)], [prompt], job, needs=CAPTURES)[0]
@@ -92,6 +97,30 @@ def test_a_plan_is_within_the_budget_and_leaves_less_than_a_step(
     if isinstance(controller, Uniform):  # it raises whole blocks to the next level only, evenly
         raises = raises[:-1][places[:-1] == places[:-1].min()]
     assert left < int(raises.min())
+
+
+@pytest.fixture(scope="module")
+def odd() -> Engine:
+    """One kv head for three (MQA), of a size that no word and no group divides."""
+    return dummy("qwen2", hidden_size=54, num_attention_heads=3, num_key_value_heads=1)
+
+
+@pytest.mark.parametrize("codec", CODECS)
+@pytest.mark.parametrize("name", NAMES)
+def test_a_hand_over_is_the_same_each_time_and_changes_nothing(name: str, codec: str, odd: Engine) -> None:
+    made = strategy(name, f"strategy/codec={codec}", "strategy.budget_bits=14")
+    sender = captured(odd)
+    before = fingerprint(sender.cache)
+    parcel, again = (made.export(sender, odd, odd.spec) for _ in range(2))
+    data = wire.encode(parcel)
+    assert bytes(data) == bytes(wire.encode(again))
+    assert fingerprint(sender.cache) == before
+    assert len(data) <= made.most_bytes(sender, odd)
+    cache = made.inject(wire.decode(data), odd).cache
+    assert cache is not None
+    kept = torch.isin(sender.cache.positions_T, cache.positions_T)
+    for ours, theirs in zip(cache.keys_HTD + cache.values_HTD, sender.cache.keys_HTD + sender.cache.values_HTD, strict=True):
+        assert float(torch.nn.functional.cosine_similarity(ours, theirs[:, kept], dim=-1).mean()) > 0.9
 
 
 def test_the_same_request_has_the_same_plan_and_changes_nothing(controller: Controller, state: AgentState) -> None:

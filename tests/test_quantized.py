@@ -149,26 +149,29 @@ def test_the_oracle_is_for_fidelity_only(tiny: Engine) -> None:
         chain(tiny, strategy("strategy/controller=oracle"), 1)
 
 
-def test_a_parcel_is_opened_in_a_fresh_process(tiny: Engine, tmp_path: Any) -> None:
+def test_parcels_are_opened_in_a_fresh_process(tiny: Engine, tmp_path: Any) -> None:
     """From the bytes and the YAML alone, by a receiver whose own codec is another: the card says what is needed."""
-    made = strategy("strategy.budget_bits=5")
-    _, parcel = chain(tiny, made, 1)[0]
-    path = tmp_path / "parcel"
-    path.write_bytes(wire.encode(parcel))
+    caches, own = [], [codec for codec in CODECS if isinstance(codec, str)]  # the others want a library
+    for codec in own:
+        made = strategy(f"strategy/codec={codec}", "strategy.budget_bits=5")
+        _, parcel = chain(tiny, made, 1)[0]
+        (tmp_path / codec).write_bytes(wire.encode(parcel))
+        caches.append(restored(made, parcel, tiny).cache)
     code = (
         "import sys, torch; from pathlib import Path; from avpbench import wire; from avpbench.build import build; from avpbench.config import compose\n"
         "from avpbench.engine.load import load; from avpbench.setup import sources_of\n"
         "engine = load(sources_of(compose([]), 1)[0], torch.device('cpu'), torch.float32)\n"
         "made = build(compose(['strategy=uniform', 'strategy/codec=hadamard']).strategy)\n"
-        "cache = made.inject(wire.decode(Path(sys.argv[1]).read_bytes()), engine).cache\n"
-        "print(cache.span, float(sum(k.double().sum() for k in cache.keys_HTD)))"
+        "for codec in sys.argv[2:]:\n"
+        "    cache = made.inject(wire.decode(Path(sys.argv[1], codec).read_bytes()), engine).cache\n"
+        "    print(cache.span, float(sum(k.double().sum() for k in cache.keys_HTD)))"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
-    span, total = done.stdout.split()
-    cache = restored(made, parcel, tiny).cache
-    assert cache is not None
-    assert int(span) == cache.span
-    assert float(total) == pytest.approx(float(sum(k.double().sum() for k in cache.keys_HTD)), abs=1e-6)
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path), *own], capture_output=True, text=True, check=True)
+    for cache, line in zip(caches, done.stdout.splitlines(), strict=True):
+        assert cache is not None
+        span, total = line.split()
+        assert int(span) == cache.span
+        assert float(total) == pytest.approx(float(sum(k.double().sum() for k in cache.keys_HTD)), abs=1e-6)
 
 
 def test_a_card_that_lies_is_refused(tiny: Engine) -> None:

@@ -7,6 +7,7 @@ import random
 import resource
 import struct
 import time
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -264,3 +265,14 @@ def mutated(good: bytes, rng: random.Random) -> bytes:
     else:
         bad = bytearray(rng.randbytes(rng.randrange(200)))
     return bytes(bad)
+
+
+def test_a_header_of_empty_lists_is_refused_before_it_is_read() -> None:
+    """A list takes twenty times the memory of its two characters."""
+    body = {"turns": [[] for _ in range(100_000)]}
+    data = bytearray(wire.encode(Parcel(CacheCard("text", SPEC, body), {})))
+    tracemalloc.start()
+    with pytest.raises(WireError, match="100008 lists and objects; at most 16384"):
+        wire.decode(data)
+    assert tracemalloc.get_traced_memory()[1] < 2 * len(data)
+    tracemalloc.stop()

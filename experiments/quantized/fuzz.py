@@ -13,12 +13,13 @@ import sys
 import time
 import tracemalloc
 from collections import Counter
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
-from fuzz import damaged, hostile
+from fuzz import Allocated, damaged, hostile
 
 from avpbench import wire
 from avpbench.agents import Agent, Speak
@@ -43,7 +44,8 @@ def main(mutations: int) -> None:
     engine = load(sources_of(compose([]), 1)[0], CPU, torch.float32)
     prompt = Prompt("planner", STORY, "")
     outcomes: Counter[str] = Counter()
-    slowest = largest = 0.0
+    slowest = 0.0
+    small, large = 0, 0.0  # what refused ones took: bytes, and times the file where that is a MiB or more
     with progress("mutations", mutations) as advance:
         for codec in CODECS:
             made = build(compose(["strategy=quantized", f"strategy/codec={codec}", "strategy.budget_bits=9.5"]).strategy)
@@ -55,16 +57,18 @@ def main(mutations: int) -> None:
             for number in range(mutations // len(CODECS)):
                 bad = damaged(good, rng) if number % 2 else hostile(parcel, rng)
                 watched = number % 20 < 2 and number >= 100  # it costs much time; the first ones import what is imported once
-                buffer = bytearray(bad)
+                buffer, torchs = bytearray(bad), Allocated()
                 if watched:
                     tracemalloc.start()
                 began = time.perf_counter()
                 try:
-                    made.inject(wire.decode(buffer), engine)
+                    with torchs if watched else nullcontext():
+                        made.inject(wire.decode(buffer), engine)
                     outcomes["opened: the change was harmless"] += 1
                 except AvpBenchError as error:
                     outcomes[type(error).__name__] += 1
-                    largest = max(largest, tracemalloc.get_traced_memory()[1] / len(good) if watched else 0)
+                    taken = tracemalloc.get_traced_memory()[1] + torchs.num_bytes if watched else 0
+                    small, large = (max(small, taken), large) if taken < 2**20 else (small, max(large, taken / max(len(bad), 1)))
                 slowest = max(slowest, 0 if watched else time.perf_counter() - began)
                 tracemalloc.stop()
                 advance(1)
@@ -73,7 +77,8 @@ def main(mutations: int) -> None:
         f"{sum(outcomes.values())} mutated parcels over {len(CODECS)} codecs: " + ", ".join(f"{k} {n}" for k, n in outcomes.most_common())
     )
     print(
-        f"slowest {1000 * slowest:.0f} ms; largest Python allocation for a refused one {largest:.2f} times the file; peak of the process {memory(CPU).peak_rss_bytes / 2**20:.0f} MiB"
+        f"slowest {1000 * slowest:.0f} ms; what a refused one took (Python's peak and all that torch made): under a MiB at most"
+        f" {small / 1024:.0f} KiB, a MiB or more at most {large:.2f} times its file; peak of the process {memory(CPU).peak_rss_bytes / 2**20:.0f} MiB"
     )
 
 
