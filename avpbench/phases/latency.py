@@ -181,19 +181,22 @@ def _limit_s(hop: LastHop, start: Start, held_bytes: int, upload_bytes: int) -> 
     return ttft_limit_s(work_of(engine), rates, start.span, len(start.token_ids) - start.span, held_bytes, upload_bytes)
 
 
-def exporting(hop: LastHop) -> tuple[float, dict[str, float]]:
-    """The seconds of the export call, and what the captures it rests on add to a pass over the sender's tokens, paired."""
+def exporting(hop: LastHop, block: int) -> tuple[float, dict[str, float]]:
+    """The seconds of the export call, and what the captures it rests on add to a pass over the sender's tokens: two passes, which of
+    them is first changing from block to block."""
     engine, state, needs = hop.sender.engine, hop.state, hop.strategy.needs
     with total(engine.device) as call:
         hop.strategy.export(state, engine, hop.receiver.engine.spec)
     if not needs:
         return call.seconds, {"call": call.seconds}
     whole = Start(Prefix(token_ids=state.token_ids[:-1], soft_NE=state.soft_NE), state.token_ids[-1:])
-    with total(engine.device) as bare:
-        engine.prefill([whole])
-    with total(engine.device) as captured:
-        engine.prefill([whole], needs)
-    return call.seconds + captured.seconds - bare.seconds, {"call": call.seconds, "captured": captured.seconds, "bare": bare.seconds}
+    passes = {"captured": needs, "bare": NOTHING}
+    seconds = {"call": call.seconds}
+    for name in sorted(passes, reverse=bool(block % 2)):
+        with total(engine.device) as took:
+            engine.prefill([whole], passes[name])
+        seconds[name] = took.seconds
+    return seconds["call"] + seconds["captured"] - seconds["bare"], seconds
 
 
 @final
@@ -222,7 +225,7 @@ class Repeated:
 
     def exported(self, hop: LastHop) -> LatencyRecord:
         """What the export took, on a clock of its own."""
-        seconds, parts_s = exporting(hop)
+        seconds, parts_s = exporting(hop, self.block)
         return self._record(EXPORT, seconds, parts_s, None)
 
     def _record(self, clock: str, seconds: float, stages_s: dict[str, float] | None, modelled_s: float | None) -> LatencyRecord:

@@ -33,7 +33,7 @@ from avpbench.strategies.quantized import Quantized
 
 STUDY, RESULTS = "controller_ablation_dev", Path("results/runs")
 DEV = ["task=wordmath", "task.split=dev", "chain=4", "latency=off", "fidelity=on", "tracker=console"]
-BUDGETS = ["2", "2.5", "3", "3.3", "3.6", "4", "4.5", "5.3"]
+BUDGETS = ["2", "2.5", "3", "level2", "4", "4.5", "level4"]
 SHOWN = 32  # problems whose levels are counted
 
 
@@ -60,19 +60,8 @@ class Tally(Controller):
 def levels(words: list[str]) -> str:
     """Which levels `uniform` mixes at this budget."""
     cfg = compose([*words, f"limit={SHOWN}"])
-    plain = build(cfg.strategy)
-    tally = Tally(plain.controller)
-    made = Quantized(
-        tally,
-        plain.codec,
-        plain.budget_bits,
-        plain.sinks,
-        plain.recent,
-        plain.requantize,
-        plain.key_bias,
-        plain.keys_step,
-        plain.layer_steps,
-    )
+    made: Quantized = build(cfg.strategy)
+    made.controller = tally = Tally(made.controller)
     fidelity.score(cell_of(cfg).through(made), range(SHOWN))
     return tally.shares()
 
@@ -93,7 +82,7 @@ def main() -> None:
     print(f"{num} dev problems; raw: {spoken(average(raw, 'accuracy'), '%')} right")
     print(f"{'budget':>6}  {'true bits':>9}  {'uniform - raw (points)':22}  {'KL':24}  levels of uniform")
     for budget in budgets:
-        point = point_of(cells, budget, {"controller": "uniform", "budget_bits": float(budget)})
+        point = point_of(cells, budget, {"controller": "uniform", "budget_bits": budget if budget.startswith("level") else float(budget)})
         loss, kl = contrast(point, raw, "accuracy").effect, average(point, "kl")
         bits = number(average(point, "mean_bits", interval=False).value, "bits")
         with contextlib.redirect_stdout(sys.stderr):

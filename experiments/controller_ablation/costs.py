@@ -21,7 +21,7 @@ from avpbench.phases import fidelity, quality, replay
 from avpbench.records import Journal, SampleRecord
 from avpbench.setup import cell_of
 
-SETUP = ("quality=off", "latency=off", "fidelity=on", "strategy=adaptive", "strategy.budget_bits=3.6")
+SETUP = ("quality=off", "latency=off", "fidelity=on", "strategy=adaptive", "strategy.budget_bits=level2")
 BATCH = 32
 CONTROLLERS = ("uniform", "snapkv", "zipcache", "qkvshare", "oracle", "random")
 

@@ -8,6 +8,7 @@ attends to it there. A fifth of the problems is held out; the rank correlations 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import sys
@@ -62,7 +63,7 @@ def collect(num_problems: int) -> list[list[tuple[Tensor, Tensor, Tensor]]]:
     cfg = compose([*SETUP, f"limit={num_problems}"])
     collector = Collector(build(cfg.strategy.controller))
     plain = build(cfg.strategy)
-    hops = Quantized(collector, plain.codec, plain.budget_bits, 4, 4, False, False, 0, {})
+    hops = Quantized(collector, plain.codec, plain.budget.written, 4, 4, False, False, 0, "even")
     cell = cell_of(cfg)
     found = []
     with progress("features", num_problems) as advance:
@@ -109,7 +110,8 @@ def ranks(net: nn.Sequential, problems: list[list[tuple[Tensor, Tensor, Tensor]]
 
 def main() -> None:
     num_problems = int(sys.argv[1]) if len(sys.argv) > 1 else 500
-    problems = collect(num_problems)
+    with contextlib.redirect_stdout(sys.stderr):  # what the harness says of itself
+        problems = collect(num_problems)
     random.Random(0).shuffle(problems)
     held, used = problems[: num_problems // 5], problems[num_problems // 5 :]
     features_NF, demand_N = (torch.cat([case[k] for problem in used for case in problem]) for k in (0, 1))
