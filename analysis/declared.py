@@ -157,7 +157,7 @@ def _other(study: Declared, name: str) -> Declared:
         study,
         name=name,
         title=f"{study.title}: {suffix.lstrip('_')}",
-        command=study.command.replace(f"experiment={study.name}", f"experiment={name}"),
+        command=f"STUDY={name} {study.command}",
         tables=[replace(table, name=table.name + suffix) for table in study.tables],
         figures=[replace(figure, name=figure.name + suffix) for figure in study.figures],
         organism="",

@@ -85,7 +85,7 @@ class Cell:
     def check_window(self) -> None:
         """Raises ConfigError where a chain that uses all it may, of the first problem's length, would not fit a window."""
         s = self.settings
-        mine = s.think_steps or s.script_tokens or s.max_agent_tokens
+        mine = s.think_steps or min(s.script_tokens or s.max_agent_tokens, s.max_agent_tokens)
         told = sum(len(a.engine.template.following(p.words)) for a, p in zip(self.agents, self.prompts(0), strict=True))
         longest = told + (s.chain - 1) * mine + (s.script_tokens or s.max_new_tokens)
         for engine in {agent.engine for agent in self.agents}:
@@ -147,8 +147,9 @@ class Cell:
         s = self.settings
         if s.script_tokens is None:
             return None
+        size = s.script_tokens if place == s.chain - 1 else min(s.script_tokens, s.max_agent_tokens)
         first = digest.seed_of(f"script/{s.seed}/{index}/{place}") % len(self.task)
-        return solutions(self.task, self.agents[place].engine.template, first, s.script_tokens)
+        return solutions(self.task, self.agents[place].engine.template, first, size)
 
 
 def solutions(task: Task, template: ChatTemplate, first: int, num_tokens: int) -> tuple[int, ...]:

@@ -77,7 +77,9 @@ def main() -> None:
         run(*base, "strategy=raw", f"limit={num}")
         for budget in budgets:
             run(*uniform, f"strategy.budget_bits={budget}", f"limit={num}")
-    cells = [c for c in cells_of(load_runs(sorted(p.parent for p in (RESULTS / STUDY).glob("*/summary.json")))) if c.facts["num_samples"] == num]
+    cells = [
+        c for c in cells_of(load_runs(sorted(p.parent for p in (RESULTS / STUDY).glob("*/summary.json")))) if c.facts["num_samples"] == num
+    ]
     raw = point_of(cells, "raw", {"strategy": "raw"})
     print(f"{num} dev problems; raw: {spoken(average(raw, 'accuracy'), '%')} right")
     print(f"{'budget':>6}  {'true bits':>9}  {'uniform - raw (points)':22}  {'KL':24}  levels of uniform")

@@ -1,6 +1,6 @@
 #!/bin/bash
 # The published preset of the study, part by part; what is done already is not done again.
-#   bash experiments/controller_ablation/preset.sh hydra/launcher=joblib hydra.launcher.n_jobs=4 [OVERRIDE ...]
+#   bash experiments/controller_ablation/run.sh hydra/launcher=joblib hydra.launcher.n_jobs=4 [OVERRIDE ...]
 set -eu
 export OMP_NUM_THREADS=1                                # a process a core
 run() { part=$1; shift; python -m avpbench -m "experiment=controller_ablation$part" "$@"; }

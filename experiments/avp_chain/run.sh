@@ -1,0 +1,22 @@
+#!/bin/bash
+# Every part of the study; what is done already is not done again.
+#   bash experiments/avp_chain/run.sh task.path=GSM8K model.tokenizer=QWEN2 [OVERRIDE ...]      scripted lengths, random weights
+#   STUDY=avp_chain_qwen1.5b bash experiments/avp_chain/run.sh [OVERRIDE ...]                   own words, real weights
+set -eu
+study=${STUDY:-avp_chain}
+run() { python -m avpbench -m experiment="$study" "$@"; }
+several=2,3,4,8,16
+if [ "$study" = avp_chain ]; then
+    run script_tokens=20,60,120 "$@"                                                             # agents that speak
+    run strategy=raw chain=$several think_steps=20 script_tokens=20,60,120 "$@"                  # that think
+    run strategy=raw chain=$several think_steps=5,10,40 "$@"
+    run script_tokens=400 think_steps=0,20 "$@" limit=2                                          # the longest answers
+else
+    run "$@"
+    run strategy=raw chain=$several think_steps=20 "$@"
+fi
+run strategy=text chain=$several max_agent_tokens=20 "$@"                                        # as many words as there are thoughts
+for chain in 4 16; do                                                                            # one agent with all they compute
+    words=$(python experiments/avp_chain/equal.py "results/runs/$study" $chain 20)
+    if [ "$study" = avp_chain ]; then run strategy=raw chain=1 script_tokens="$words" "$@"; else run strategy=raw chain=1 max_new_tokens="$words" "$@"; fi
+done

@@ -1,0 +1,8 @@
+#!/bin/bash
+# Every part of the study; what is done already is not done again.   [STUDY=qkvshare_hops_qwen1.5b] bash experiments/qkvshare_hops/run.sh [OVERRIDE ...]
+set -eu
+run() { python -m avpbench -m experiment="${STUDY:-qkvshare_hops}" "$@"; }
+run "$@"
+run strategy=uniform,adaptive strategy.budget_bits=4 strategy.requantize=true chain=3,6,17 "$@"   # the ablation
+run strategy=reprefill,text,blank "$@"                           # the floor, and what the setting needs
+run strategy=raw donor=other fidelity=off "$@"

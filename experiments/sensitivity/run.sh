@@ -1,0 +1,7 @@
+#!/bin/bash
+# Every part of the study; what is done already is not done again.   [STUDY=sensitivity_qwen1.5b] bash experiments/sensitivity/run.sh [OVERRIDE ...]
+set -eu
+run() { python -m avpbench -m experiment="${STUDY:-sensitivity}" "$@"; }
+run "$@"
+run strategy=raw donor=other "$@"
+run strategy=raw,reprefill quality=off fidelity=on "$@"          # the floor
