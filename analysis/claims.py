@@ -42,7 +42,7 @@ def table(claims: Sequence[Claim], cells: Sequence[Cell], studies: Mapping[str, 
         row = [claim.claim, f"{claim.theirs} ({claim.source})", claim.definition]
         first = next((one.cells[0] for one in found if one.estimate), None)
         shown.rows.append(
-            [*map(Entry, row), Entry(ours or "-", first), Entry(claim.differs), Entry(_verdict(claim, found), first)],
+            [*map(Entry, row), Entry(ours or "-", first), Entry(claim.differs), Entry(_verdict(claim, found, cells), first)],
         )
     return shown
 
@@ -71,7 +71,7 @@ def _shown(claim: Claim, place: int, estimate: Estimate) -> str:
     return spoken(estimate, metric(claim.measures[place].metric).unit)
 
 
-def _verdict(claim: Claim, found: Sequence[_Measured]) -> str:
+def _verdict(claim: Claim, found: Sequence[_Measured], every: Sequence[Cell]) -> str:
     """One of the claim's wordings, its places filled with what was measured."""
     there = [one.estimate for one in found if one.estimate]
     cells = [cell for one in found for cell in one.cells]
@@ -88,7 +88,25 @@ def _verdict(claim: Claim, found: Sequence[_Measured]) -> str:
     if any(FEW in one.note for one in there):
         return "undecided: too few process restarts"
     texts = [number(one.value, metric(measure.metric).unit) for one, measure in zip(there, claim.measures, strict=True)]
-    return claim.verdict[_ruling(claim, there)].format(*texts) + _seeds(there[0].cells)
+    counted = [one for one, measure in zip(there, claim.measures, strict=True) if measure.counts]
+    return claim.verdict[_ruling(claim, counted)].format(*texts, least=_least(claim, every)) + _seeds(there[0].cells)
+
+
+def _least(claim: Claim, cells: Sequence[Cell]) -> str:
+    """The first of the named fact's values from which on the first measure is all it should be."""
+    measure, first = claim.measures[0], "none of those measured"
+    for fact, values in claim.least.items():
+        for value in reversed(values):
+            where = {"study": claim.study, fact: value}
+            try:
+                point, against = (point_of(cells, measure.label, {**(side or {}), **where}) for side in (measure.cells, measure.against))
+                found = metric(measure.metric).compute(point, against)
+            except (Refused, MismatchedSamples):
+                return f"{first} (not measured at {value})"
+            if _ruling(claim, [found]) != "holds":
+                break
+            first = str(value)
+    return first
 
 
 def _seeds(cells: Sequence[Cell]) -> str:

@@ -119,6 +119,7 @@ class Measure:
     cells: Where
     against: Where | None = None
     entrant: str | None = None
+    counts: bool = True  # in the verdict; else it stands beside the others
 
 
 @final
@@ -137,6 +138,7 @@ class Claim:
     verdict: dict[str, str]  # holds, fails, unclear; {0}, {1} ... are the measures
     at_least: float | None = None
     at_most: float | None = None
+    least: dict[str, list[Any]] = field(default_factory=dict)  # a fact and its values, rising: {least} is the first from which on it holds
 
 
 def studies(root: Path) -> list[Declared]:
