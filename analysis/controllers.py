@@ -42,7 +42,7 @@ def _fill(table: Table, rows: dict[str, Point]) -> None:
             [
                 Entry(label),
                 Entry(str(first.get("num_scored") or first["num_samples"]), point.first),
-                table.number("mean_bits", point),
+                bits(table, point),
                 table.number("kl", point),
                 _quantile(point, 0.5),
                 _quantile(point, 0.99),
@@ -80,19 +80,20 @@ def _quantile(point: Point, share: float) -> Entry:
 def equal_bits(point: Point, other: Point, name: str) -> None:
     """Raises Refused where the true bits differ by more than EQUAL: of the hand-overs that the metric `name` is about, the scored
     ones for KL, those of the agents' own words for accuracy."""
-    bits = (
-        "scored_bits"
-        if name == "kl" and not any(c.fidelity.mean_bits.isna().all() for p in (point, other) for c in p.cells)
-        else "mean_bits"
-    )
-    try:
-        mine, theirs = (quality.average(p, bits, interval=False).value for p in (point, other))
-    except Refused as error:  # records that have none: the budgets are what is known
-        mine, theirs = (float(p.first.facts.get("budget_bits") or 0) for p in (point, other))
-        if not mine or not theirs:
-            raise Refused(f"true bits are not known: {error}") from error
+    which = "scored_bits" if name == "kl" and scored(point) and scored(other) else "mean_bits"
+    mine, theirs = (quality.average(p, which, interval=False).value for p in (point, other))
     if abs(mine - theirs) > EQUAL * theirs:
         raise Refused(f"{point.label} takes {mine:.2f} true bits, {other.label} {theirs:.2f}")
+
+
+def bits(table: Table, point: Point) -> Entry:
+    """The true bits of what the KL beside it is of, or of the agents' own words where nothing was scored."""
+    return table.number("scored_bits" if scored(point) else "mean_bits", point)
+
+
+def scored(point: Point) -> bool:
+    """Whether every cell has the true bits of what the fidelity phase handed over."""
+    return all("mean_bits" in c.fidelity and bool(c.fidelity.mean_bits.notna().any()) for c in point.cells)
 
 
 def against(table: Table, point: Point, other: Point | None, name: str = "kl") -> list[Entry]:

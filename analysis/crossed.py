@@ -34,7 +34,7 @@ def _row(table: Table, label: str, spec: TableSpec, cells: Sequence[Cell], where
         return
     base = found.get(next(iter(rows)))
     some = next(iter(found.values()))
-    row = [Entry(label), Entry(str(some.first.facts.get("num_scored") or "-"), some.first), table.number("mean_bits", some)]
+    row = [Entry(label), Entry(str(some.first.facts.get("num_scored") or "-"), some.first), controllers.bits(table, some)]
     for place, name in enumerate(rows):
         point = found.get(name)
         row.append(Entry("-") if point is None else table.number("kl", point))

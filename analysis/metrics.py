@@ -41,11 +41,13 @@ def _with(name: str, act: Callable[[Point, Point], Estimate]) -> Compute:
 def _means() -> dict[str, Metric]:
     axes = {
         "accuracy": ("%", "accuracy"), "kl": ("nats", "KL from raw (nats a token)"), "top1_flips": ("%", "changed top token"),
-        "mean_bits": ("bits", "true bits a value, card included"), "prefilled_tokens": ("count", "prefilled tokens a problem"),
+        "mean_bits": ("bits", "true bits a value, card included"),
+        "scored_bits": ("bits", "true bits a value of what was scored, card included"),
+        "prefilled_tokens": ("count", "prefilled tokens a problem"),
         "forward_tokens": ("count", "tokens through a forward pass, a problem"), "wire_bytes": ("bytes", "bytes on the wire, a problem"),
         "cache_bytes": ("bytes", "bytes between hops, a problem"), "peak_cache_bytes": ("bytes", "largest K/V of a turn (bytes)"),
     }  # fmt: skip
-    counted = {"prefilled_tokens", "forward_tokens", "wire_bytes", "cache_bytes", "peak_cache_bytes", "mean_bits"}
+    counted = {"prefilled_tokens", "forward_tokens", "wire_bytes", "cache_bytes", "peak_cache_bytes", "mean_bits", "scored_bits"}
     return {
         name: Metric(_alone(partial(quality.average, name=name, interval=name not in counted)), unit, axis)
         for name, (unit, axis) in axes.items()

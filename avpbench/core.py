@@ -129,9 +129,10 @@ class Queries:
     positions_P: Int[Tensor, " P"]
     layers: tuple[Float[Tensor, "A P D"], ...]
 
-    def last(self, count: int) -> Queries:
-        """Those of the last so many tokens."""
-        return Queries(self.positions_P[-count:], tuple(layer[:, -count:] for layer in self.layers))
+    def predicting(self, count: int) -> Queries:
+        """Those that predict the last so many tokens: each stands one place before."""
+        some = slice(-count - 1, -1)
+        return Queries(self.positions_P[some], tuple(layer[:, some] for layer in self.layers))
 
 
 @final
@@ -140,7 +141,7 @@ class Captured:
     """What the engine kept of a turn's passes, as far as somebody asked for it (avpbench.engine.capture).
 
     The turn's tokens stand from position `first` on, those that it said itself from `said` on. `window` are the last
-    tokens' queries, `probes` some of the whole turn. `surprisal_T`, `entropy_T` and `confidence_T`, in nats and as a
+    tokens' queries, `probes` some of the whole turn. `entropy_T` and `confidence_T`, in nats and as a
     probability, are of the turn's tokens, each as predicted by what stood before it. `demand_S` is how much the gold
     continuation attends to each position: fidelity only.
     """
@@ -149,7 +150,6 @@ class Captured:
     said: int = 0
     window: Queries | None = None
     probes: Queries | None = None
-    surprisal_T: Float[Tensor, " T"] | None = None
     entropy_T: Float[Tensor, " T"] | None = None
     confidence_T: Float[Tensor, " T"] | None = None
     hidden_TE: Float[Tensor, "T E"] | None = None

@@ -35,8 +35,8 @@ def test_demand_is_the_attention_of_what_comes_after(tiny: Engine) -> None:
     wanted_S = torch.stack([m[0, :, len(prefix.token_ids) :].mean((0, 1)) for m in maps]).mean(0)
     assert torch.allclose(told_S, wanted_S, atol=1e-5)
     assert float(told_S.sum()) == pytest.approx(1, abs=1e-4)
-    said_S = demand(queries.last(3), cache)  # of the continuation alone, without the prompt before it
-    assert torch.allclose(said_S, torch.stack([m[0, :, -3:].mean((0, 1)) for m in maps]).mean(0), atol=1e-5)
+    said_S = demand(queries.predicting(3), cache)  # of what predicts the continuation, without the prompt before it
+    assert torch.allclose(said_S, torch.stack([m[0, :, -4:-1].mean((0, 1)) for m in maps]).mean(0), atol=1e-5)
     assert not torch.allclose(said_S, told_S, atol=1e-3)
     assert output_errors(queries, cache, cache) == [0.0] * tiny.spec.num_layers
 
@@ -61,11 +61,10 @@ def test_captured_queries_and_predictions_are_the_pass_s_own(tiny: Engine) -> No
         for ours, theirs in zip(captured.probes.layers, queries.layers, strict=True):
             assert torch.allclose(ours, theirs[:, places], atol=2e-4)
         (logs,) = tiny.score([Start(Prefix(), ids[:1])], [ids[1:]])
-        assert captured.surprisal_T is not None
         assert captured.entropy_T is not None
-        assert len(captured.surprisal_T) == span - captured.first
-        wanted = -logs.gather(1, torch.tensor(ids[1:])[:, None])[:, 0]
-        assert torch.allclose(captured.surprisal_T[1:], wanted, atol=1e-3)
+        assert captured.confidence_T is not None
+        assert len(captured.entropy_T) == len(captured.confidence_T) == span - captured.first
+        assert torch.allclose(captured.confidence_T[1:], logs.amax(1).exp(), atol=1e-3)
         entropy = -torch.where(logs > -torch.inf, logs.exp() * logs, 0.0).sum(1)
         assert torch.allclose(captured.entropy_T[1:], entropy, atol=1e-3)
 

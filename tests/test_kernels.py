@@ -59,7 +59,7 @@ def test_the_same_bits_less_a_bias(dim: int, group: int, width: int, monkeypatch
     wanted = torch.empty_like(x)
     codec.decode_into(wanted, eager, width, "", bias)
     assert float((wanted - x).abs().max()) < float((x.float() - bias.values_HTD).abs().max()) / (2**width - 1) + 1
-    errors = codec.errors_without(x, bias, [2, width], "")
+    errors = codec.errors(x, [2, width], "", bias)
     monkeypatch.setattr(kernels, "_LEAST", 1)
     assert kernels.usable(x, group, width, biased=True)
     made = codec.encode_without(x, bias, width, "")
@@ -67,7 +67,7 @@ def test_the_same_bits_less_a_bias(dim: int, group: int, width: int, monkeypatch
     out = torch.empty_like(x)
     codec.decode_into(out, eager, width, "", bias)
     assert torch.equal(out, wanted)
-    assert all(torch.allclose(a, b, rtol=1e-5) for a, b in zip(codec.errors_without(x, bias, [2, width], ""), errors, strict=True))
+    assert all(torch.allclose(a, b, rtol=1e-5) for a, b in zip(codec.errors(x, [2, width], "", bias), errors, strict=True))
 
 
 @pytest.mark.parametrize("chosen", [torch.arange(40), torch.arange(0, 40, 3)])

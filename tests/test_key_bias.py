@@ -32,7 +32,7 @@ def test_the_key_bias_is_taken_out_exactly(tiny: Engine) -> None:
     ids = tiny.template.first(STORY)
     keys = [engine.prefill([Start(Prefix(), ids)]).caches[0].keys_HTD[0] for engine in (plain, biased)]
     positions = torch.arange(len(ids))
-    removed = [k - key_bias(e.model, positions, [0])[0].values_HTD for k, e in zip(keys, (plain, biased), strict=True)]
+    removed = [k - key_bias(e.model, positions)[0].values_HTD for k, e in zip(keys, (plain, biased), strict=True)]
     assert float((removed[0] - removed[1]).abs().max()) < 1e-4
     assert float((keys[0] - keys[1]).abs().max()) > 50
 

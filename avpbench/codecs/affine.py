@@ -66,14 +66,11 @@ class Affine(Codec):
             return kernels.decode_with(coded["codes"][0], coded["scales"][0], width, bias, out_RHTD[0])
         return kernels.decode(coded["codes"].flatten(0, -2), coded["scales"].flatten(0, -2), width, out_RHTD.flatten(0, -2))
 
-    def errors(self, x_RHTD: Tensor, widths: Sequence[int], treatment: str) -> tuple[Tensor, Tensor]:
-        if not all(kernels.usable(x_RHTD, self.group, width) for width in widths):
-            return super().errors(x_RHTD, widths, treatment)
+    def errors(self, x_RHTD: Tensor, widths: Sequence[int], treatment: str, bias: RowBias | None = None) -> tuple[Tensor, Tensor]:
+        if not all(kernels.usable(x_RHTD, self.group, width, bias is not None) for width in widths):
+            return super().errors(x_RHTD, widths, treatment, bias)
+        if bias is not None:
+            errors_HWN, power_HN = kernels.errors_without(x_RHTD[0], bias, self.group, widths)
+            return errors_HWN.sum(0)[:, None], power_HN.sum(0)[None]
         errors_WN, power_N = kernels.errors(x_RHTD.reshape(-1, x_RHTD.shape[-1]), self.group, widths)
         return errors_WN.view(len(widths), *x_RHTD.shape[:-1]).sum(2), power_N.view(x_RHTD.shape[:-1]).sum(1)
-
-    def errors_without(self, x_RHTD: Tensor, bias: RowBias, widths: Sequence[int], treatment: str) -> tuple[Tensor, Tensor]:
-        if not all(kernels.usable(x_RHTD, self.group, width, biased=True) for width in widths):
-            return super().errors_without(x_RHTD, bias, widths, treatment)
-        errors_HWN, power_HN = kernels.errors_without(x_RHTD[0], bias, self.group, widths)
-        return errors_HWN.sum(0)[:, None], power_HN.sum(0)[None]

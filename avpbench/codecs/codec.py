@@ -70,7 +70,7 @@ class Codec(ABC):
         return self.encode(x_RHTD.float() - bias.values_HTD, width, treatment)
 
     def decode_into(self, out_RHTD: Tensor, coded: dict[str, Tensor], width: int, treatment: str, bias: RowBias | None = None) -> None:
-        """The same, a single row's bias put back, rounded to the dtype of memory that is there and written to it."""
+        """`decode`, a single row's bias put back, rounded to the dtype of memory that is there and written to it."""
         x_RHTD = self.decode(coded, width, treatment, out_RHTD.shape[-1])
         out_RHTD.copy_(x_RHTD if bias is None else x_RHTD + bias.values_HTD)
 
@@ -78,15 +78,12 @@ class Codec(ABC):
         """Bytes of one block of so many tokens, for one row and head."""
         return sum(field.num_bytes * (1 if field.per_block else num_tokens) for field in self.layout(width, treatment, head_dim).values())
 
-    def errors(self, x_RHTD: Tensor, widths: Sequence[int], treatment: str) -> tuple[Tensor, Tensor]:
-        """Each token's squared errors_WRT at each width, measured and summed over heads, and its power_RT, the sum of its squares."""
-        x = x_RHTD.float()
-        backs = (self.decode(self.encode(x_RHTD, width, treatment), width, treatment, x.shape[-1]) for width in widths)
+    def errors(self, x_RHTD: Tensor, widths: Sequence[int], treatment: str, bias: RowBias | None = None) -> tuple[Tensor, Tensor]:
+        """Each token's squared errors_WRT at each width, measured and summed over heads, and its power_RT, the sum of its squares; of a
+        single row less its bias."""
+        x = x_RHTD.float() if bias is None else x_RHTD.float() - bias.values_HTD
+        backs = (self.decode(self.encode(x, width, treatment), width, treatment, x.shape[-1]) for width in widths)
         return torch.stack([(back - x).square().sum(dim=(1, 3)) for back in backs]), x.square().sum(dim=(1, 3))
-
-    def errors_without(self, x_RHTD: Tensor, bias: RowBias, widths: Sequence[int], treatment: str) -> tuple[Tensor, Tensor]:
-        """`errors` of one row less its bias."""
-        return self.errors(x_RHTD.float() - bias.values_HTD, widths, treatment)
 
 
 def blocks(num_tokens: int, block: int) -> list[int]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from avpbench.codecs.codec import Codec, Field
-from avpbench.codecs.grid import LARGEST
+from avpbench.codecs.grid import LARGEST, inverse
 
 _FORMAT = torch.float8_e4m3fn
 _MAX = torch.finfo(_FORMAT).max
@@ -26,8 +26,7 @@ class Fp8(Codec):
     def encode(self, x_RHTD: Tensor, width: int, treatment: str) -> dict[str, Tensor]:
         x = x_RHTD.float()
         scale = (x.abs().amax(-1, keepdim=True) / _MAX).clamp(max=LARGEST).half()
-        inverse = torch.where(scale > 0, 1 / scale.float(), 0.0)
-        return {"codes": (x * inverse).clamp(-_MAX, _MAX).to(_FORMAT), "scales": scale}
+        return {"codes": (x * inverse(scale)).clamp(-_MAX, _MAX).to(_FORMAT), "scales": scale}
 
     def decode(self, coded: dict[str, Tensor], width: int, treatment: str, head_dim: int) -> Tensor:
         return coded["codes"].float() * coded["scales"].float()

@@ -34,25 +34,15 @@ def usable(x: Tensor, group: int, width: int, biased: bool = False) -> bool:
     return regular and not dim * width % 32 and x.numel() >= _LEAST and _work(dim, min(group, dim), width, biased)
 
 
-def encode(x_ND: Tensor, group: int, width: int) -> tuple[Tensor, Tensor]:
-    """Codes as words_NW, and scales_NS of float16: of every group, then every group's offset."""
-    return _encoded(x_ND, group, width)
-
-
 def decode(words_NW: Tensor, scales_NS: Tensor, width: int, out_ND: Tensor) -> None:
     """Writes the values into memory that is there."""
     scale_NG, offset_NG = scales_NS.float().chunk(2, dim=-1)  # here: inside a loop float16 is slow
     _run(_values, words_NW, scale_NG, offset_NG, width, out_ND.view(WORD))
 
 
-def errors(x_ND: Tensor, group: int, widths: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """What each width's codes lose of a row, a sum of squares_WN, and its own sum of squares_N, in float32."""
-    return _errors(x_ND, group, widths)
-
-
 def encode_without(x_HND: Tensor, bias: RowBias, group: int, width: int) -> tuple[Tensor, Tensor]:
     """`encode` of each head of a row less its bias: words_HNW and scales_HNS."""
-    found = [_encoded(x_ND, group, width, *bias.head_pairs(head)) for head, x_ND in enumerate(x_HND.contiguous())]
+    found = [encode(x_ND, group, width, *bias.head_pairs(head)) for head, x_ND in enumerate(x_HND.contiguous())]
     words, scales = (torch.stack(parts) for parts in zip(*found, strict=True))
     return words, scales
 
@@ -66,19 +56,21 @@ def decode_with(words_HNW: Tensor, scales_HNS: Tensor, width: int, bias: RowBias
 
 def errors_without(x_HND: Tensor, bias: RowBias, group: int, widths: Sequence[int]) -> tuple[Tensor, Tensor]:
     """`errors` of each head of a row less its bias: errors_HWN and powers_HN."""
-    found = [_errors(x_ND, group, widths, *bias.head_pairs(head)) for head, x_ND in enumerate(x_HND.contiguous())]
+    found = [errors(x_ND, group, widths, *bias.head_pairs(head)) for head, x_ND in enumerate(x_HND.contiguous())]
     missed, powers = (torch.stack(parts) for parts in zip(*found, strict=True))
     return missed, powers
 
 
-def _encoded(x_ND: Tensor, group: int, width: int, *bias: Tensor) -> tuple[Tensor, Tensor]:
+def encode(x_ND: Tensor, group: int, width: int, *bias: Tensor) -> tuple[Tensor, Tensor]:
+    """Codes as words_NW, and scales_NS of float16: of every group, then every group's offset. `bias`: a head's, by pairs."""
     pairs_NP = x_ND.view(WORD)
     scale_NG, offset_NG = fit(*_bounds_of(x_ND, group, bias), width)
     words = _run(_words_without if bias else _words, pairs_NP, inverse(scale_NG), offset_NG.float(), width, *bias)
     return words, torch.cat([scale_NG, offset_NG], dim=-1)
 
 
-def _errors(x_ND: Tensor, group: int, widths: Sequence[int], *bias: Tensor) -> tuple[Tensor, Tensor]:
+def errors(x_ND: Tensor, group: int, widths: Sequence[int], *bias: Tensor) -> tuple[Tensor, Tensor]:
+    """What each width's codes lose of a row, a sum of squares_WN, and its own sum of squares_N, in float32."""
     low_NG, high_NG = _bounds_of(x_ND, group, bias)
     found = []
     for width in (0, *widths):  # no bits, no scale: all that there is
@@ -98,6 +90,9 @@ def _bounds_of(x_ND: Tensor, group: int, bias: tuple[Tensor, ...]) -> tuple[Tens
 def _bounds(x_ND: Tensor, group: int) -> tuple[Tensor, Tensor]:
     x = x_ND.view(len(x_ND), -1, group)
     return x.amin(-1), x.amax(-1)
+
+
+# Those below named `_without` and `_with` compile apart from their others: one function has one number of recompilations for all.
 
 
 def _bounds_without(pairs_NP: Tensor, group: int, *bias: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from avpbench.codecs.codec import Codec, Field
-from avpbench.codecs.grid import LARGEST
+from avpbench.codecs.grid import LARGEST, inverse
 from avpbench.codecs.packing import WORD, num_words, pack, unpack
 from avpbench.codecs.rotation import require_rotation, rotated, signs
 
@@ -48,9 +48,8 @@ class LloydMax(Codec):
     def encode(self, x_RHTD: Tensor, width: int, treatment: str) -> dict[str, Tensor]:
         x = rotated(x_RHTD.float() * signs(x_RHTD.shape[-1]).to(x_RHTD.device), self.rotation)
         scale = (torch.linalg.vector_norm(x, dim=-1, keepdim=True) / math.sqrt(x.shape[-1])).clamp(max=LARGEST).half()
-        inverse = torch.where(scale > 0, 1 / scale.float(), 0.0)
         book = codebook(width).to(x.device)
-        codes = torch.bucketize(x * inverse, (book[1:] + book[:-1]) / 2)
+        codes = torch.bucketize(x * inverse(scale), (book[1:] + book[:-1]) / 2)
         return {"codes": pack(codes, width), "scales": scale}
 
     def decode(self, coded: dict[str, Tensor], width: int, treatment: str, head_dim: int) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from avpbench.codecs.affine import Affine
 from avpbench.codecs.codec import Codec, Field
-from avpbench.codecs.grid import grouped
+from avpbench.codecs.grid import LARGEST, grouped
 from avpbench.codecs.packing import pack
 from avpbench.errors import NotFound
 
@@ -40,7 +40,7 @@ class Quanto(Codec):
         made = quantize_weight(rows, qtype=kind, axis=0, scale=scale.clamp(min=1e-6), shift=shift, group_size=rows.shape[1])
         codes = made._data.unpack().reshape(x.shape).flatten(-2)[..., : x_RHTD.shape[-1]]
         scales = torch.cat([t.reshape(x.shape[:-1]) for t in (made._scale, -made._shift)], dim=-1)
-        return {"codes": pack(codes, width), "scales": scales.clamp(-65504, 65504).half()}
+        return {"codes": pack(codes, width), "scales": scales.clamp(-LARGEST, LARGEST).half()}
 
     def layout(self, width: int, treatment: str, head_dim: int) -> dict[str, Field]:
         return self._affine.layout(width, treatment, head_dim)

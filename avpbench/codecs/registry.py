@@ -24,8 +24,8 @@ def describe(codec: Codec) -> dict[str, Any]:
 def codec_named(described: dict[str, Any]) -> Codec:
     """The codec that was described. Raises WireError for a name or arguments that no codec has."""
     arguments = dict(described)
-    name = arguments.pop("name")
-    module = import_module(f"avpbench.codecs.{name}") if name in _KNOWN else None
+    name = arguments.pop("name", None)
+    module = import_module(f"avpbench.codecs.{name}") if isinstance(name, str) and name in _KNOWN else None
     kinds = [kind for kind in vars(module).values() if _is_codec_of(kind, name)] if module else []
     if len(kinds) != 1:
         raise WireError(f"card names the codec {str(name)[:40]!r}, which avpbench has not")

@@ -8,17 +8,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from avpbench.controllers.controller import captured
 from avpbench.controllers.request import Request
 from avpbench.core import Queries
 from avpbench.engine.attention import attentions
-from avpbench.errors import ControllerError
 
 
 def received(queries: Queries | None, request: Request) -> Tensor:
     """The attention_PN that each query gives each token to be coded, a mean over layers and heads."""
-    if queries is None:
-        raise ControllerError("these queries were not captured: a controller names them in `needs`")
-    parts = [layer_HGPT.mean((0, 1))[:, request.fresh_N] for layer_HGPT in attentions(queries, request.cache)]
+    held = captured(queries, "these queries were")
+    parts = [layer_HGPT.mean((0, 1))[:, request.fresh_N] for layer_HGPT in attentions(held, request.cache)]
     return torch.stack(parts).mean(0)
 
 

@@ -5,6 +5,8 @@ Axes: N tokens to be coded.
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import torch
 from torch import Tensor
 
@@ -13,12 +15,14 @@ from avpbench.controllers.request import Request
 from avpbench.controllers.spend import spend
 from avpbench.errors import ControllerError
 
+T = TypeVar("T")
+
 
 class Controller:
     """Ranks tokens, or spends the budget by a rule of its own. Stateless: the same request has the same answer.
 
-    A controller that ranks writes `score`; `allocate` then spends the budget where a byte takes most off the sum of
-    score times measured error.
+    A controller that ranks writes `score`; `allocate` then spends the budget where a byte takes most off the measured error, each
+    token's weighted by its rank (spend.py).
     """
 
     needs: frozenset[str] = frozenset()  # which captures: see engine.capture
@@ -29,7 +33,7 @@ class Controller:
         return type(self).__module__.rsplit(".", 1)[-1]
 
     def score(self, request: Request) -> Tensor | None:
-        """What an error in each token costs, score_N >= 0, in any unit; None where the controller does not rank."""
+        """How much an error in each token matters, score_N, finite; only the order counts. None where the controller does not rank."""
         return None
 
     def allocate(self, request: Request, score_N: Tensor | None, budget_bytes: int) -> Tensor:
@@ -38,19 +42,22 @@ class Controller:
             raise ControllerError(f"controller {self.label} neither scores nor allocates; write one of the two")
         return spend(request, score_N, budget_bytes)
 
-    def captures(self) -> frozenset[str]:
-        """What it needs, those it is made of included."""
-        return self.needs
+
+def captured(found: T | None, what: str) -> T:
+    """What was captured. Raises ControllerError where it was not."""
+    if found is None:
+        raise ControllerError(f"{what} not captured; a controller names what it wants in `needs` (docs/adding-a-controller.md)")
+    return found
 
 
 def require_score(name: str, score_N: Tensor, num_tokens: int) -> Tensor:
-    """The score on the host, in float32. Raises ControllerError unless it is one finite number >= 0 a token."""
+    """The score on the host, in float32. Raises ControllerError unless it is one finite number a token."""
     if not isinstance(score_N, Tensor) or tuple(score_N.shape) != (num_tokens,) or not score_N.is_floating_point():
         got = f"{score_N.dtype} {list(score_N.shape)}" if isinstance(score_N, Tensor) else type(score_N).__name__
         raise ControllerError(f"controller {name} scored {got}; wanted floats of shape [{num_tokens}], one a token to be coded")
     score_N = score_N.detach().float().cpu()
-    if not bool(score_N.isfinite().all()) or bool((score_N < 0).any()):
-        raise ControllerError(f"controller {name} gave scores from {score_N.min()} to {score_N.max()}; wanted finite ones, 0 or more")
+    if not bool(score_N.isfinite().all()):
+        raise ControllerError(f"controller {name} gave {int((~score_N.isfinite()).sum())} of {num_tokens} scores that are not finite")
     return score_N
 
 
@@ -63,10 +70,10 @@ def require_plan(name: str, levels_N: Tensor, request: Request, budget_bytes: in
     strange = ~torch.isin(levels_N, torch.tensor(request.table.names, dtype=torch.uint8))
     if bool(strange.any()):
         raise ControllerError(f"controller {name} planned level {int(levels_N[strange][0])}; the codec has {list(request.table.names)}")
-    first_B = request.sizes_B.cumsum(0) - request.sizes_B
-    if not torch.equal(levels_N[first_B].repeat_interleave(request.sizes_B), levels_N):
+    levels_B = levels_N[request.first_B]
+    if not torch.equal(levels_B.repeat_interleave(request.sizes_B), levels_N):
         raise ControllerError(f"controller {name} planned several levels within a block of {request.table.codec.block} tokens; wanted one")
-    if bool((levels_N[first_B][request.protected_B] != NATIVE).any()):
+    if bool((levels_B[request.protected_B] != NATIVE).any()):
         raise ControllerError(f"controller {name} planned protected tokens coarser; they stay native ({NATIVE})")
     cost = plan_bytes(levels_N, request)
     if cost > budget_bytes:
@@ -75,7 +82,4 @@ def require_plan(name: str, levels_N: Tensor, request: Request, budget_bytes: in
 
 def plan_bytes(levels_N: Tensor, request: Request) -> int:
     """Bytes of the codes of a plan."""
-    first_B = request.sizes_B.cumsum(0) - request.sizes_B
-    names = torch.tensor(request.table.names)
-    places_B = (levels_N[first_B].long()[:, None] == names).long().argmax(1)
-    return int(request.costs_BK.gather(1, places_B[:, None]).sum())
+    return int(request.costs_BK.gather(1, request.places(levels_N)[:, None]).sum())

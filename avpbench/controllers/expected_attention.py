@@ -7,10 +7,9 @@ from typing import final
 import torch
 from torch import Tensor
 
-from avpbench.controllers.controller import Controller
+from avpbench.controllers.controller import Controller, captured
 from avpbench.controllers.request import Request
 from avpbench.engine.capture import WINDOW
-from avpbench.errors import ControllerError
 
 
 @final
@@ -23,11 +22,9 @@ class ExpectedAttention(Controller):
     needs = frozenset({WINDOW})
 
     def score(self, request: Request) -> Tensor:
-        if request.captured.window is None:
-            raise ControllerError("the window's queries were not captured")
+        window, cache = captured(request.captured.window, "the window's queries were"), request.cache
         parts = []
-        cache = request.cache
-        for queries_APD, keys_HTD, values_HTD in zip(request.captured.window.layers, cache.keys_HTD, cache.values_HTD, strict=True):
+        for queries_APD, keys_HTD, values_HTD in zip(window.layers, cache.keys_HTD, cache.values_HTD, strict=True):
             heads, dim = keys_HTD.shape[0], keys_HTD.shape[-1]
             grouped_HPD = queries_APD.double().reshape(heads, -1, dim)
             mean_HD, var_HD = grouped_HPD.mean(1), grouped_HPD.var(1, correction=0)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import final
 
-import torch
 from torch import Tensor
 
 from avpbench.controllers.controller import Controller, require_score
@@ -14,28 +13,21 @@ from avpbench.errors import ControllerError
 
 @final
 class Inverse(Controller):
-    """The token that the other ranks highest gets its lowest score, and so on; the scores as such are the same.
+    """The token that the other ranks highest is ranked lowest, and so on.
 
     Args:
         of: a controller that ranks.
     """
 
     def __init__(self, of: Controller) -> None:
-        self.of = of
+        self.of, self.needs = of, of.needs
 
     @property
     def label(self) -> str:
         return f"inverse({self.of.label})"
 
-    def captures(self) -> frozenset[str]:
-        return self.of.captures()
-
     def score(self, request: Request) -> Tensor:
         score_N = self.of.score(request)
         if score_N is None:
             raise ControllerError(f"{self.label}: {self.of.label} ranks no tokens, so its ranking cannot be turned upside down")
-        score_N = require_score(self.of.label, score_N, len(request.fresh_N))
-        order = score_N.argsort(stable=True)
-        turned_N = torch.empty_like(score_N)
-        turned_N[order] = score_N[order.flip(0)]
-        return turned_N
+        return -require_score(self.of.label, score_N, len(request.fresh_N))

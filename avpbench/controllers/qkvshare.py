@@ -11,11 +11,10 @@ from typing import final
 import torch
 from torch import Tensor
 
-from avpbench.controllers.controller import Controller
+from avpbench.controllers.controller import Controller, captured
 from avpbench.controllers.request import Request
 from avpbench.engine.attention import attentions
 from avpbench.engine.capture import PREDICTIONS, WINDOW
-from avpbench.errors import ControllerError
 
 FEATURES = ("frequency", "confidence", "attention variance", "entropy", "downstream demand", "segment type")
 WEIGHTS = "qkvshare.json"  # beside this file; experiments/qkvshare_controller/train.py writes it
@@ -41,18 +40,20 @@ class QKVShare(Controller):
 
 def features(request: Request) -> Tensor:
     """The FEATURES_NF of the tokens to be coded, in float32 on the host. What is attention is a multiple of the mean, in logs."""
-    captured = request.captured
-    if captured.window is None or captured.entropy_T is None or captured.confidence_T is None:
-        raise ControllerError("qkvshare needs the window's queries and the turn's predictions, which were not captured")
+    kept = request.captured
+    window = captured(kept.window, "the window's queries were")
+    confidence_T, entropy_T = (captured(t, "the turn's predictions were") for t in (kept.confidence_T, kept.entropy_T))
     positions_N = request.cache.positions_T[request.fresh_N].cpu()
     seen = Counter(request.token_ids)
     frequency_N = torch.tensor([seen[request.token_ids[p]] for p in positions_N.tolist()]).log()
+    seen_N = (window.positions_P[:, None] >= positions_N).sum(0).clamp(min=1)  # by how many queries; the last tokens by few
     mean_N, variance_N = torch.zeros(len(positions_N)), torch.zeros(len(positions_N))
-    for layer_HGPT in attentions(captured.window, request.cache):
-        paid = layer_HGPT[..., request.fresh_N].flatten(0, 2)
-        mean_N, variance_N = mean_N + paid.mean(0).cpu(), variance_N + paid.var(0, correction=0).cpu()
-    said_N = (positions_N >= captured.said).float()
-    confidence_N, entropy_N = (request.of_fresh(t, captured.first) for t in (captured.confidence_T, captured.entropy_T))
+    for layer_HGPT in attentions(window, request.cache):
+        paid = layer_HGPT[..., request.fresh_N].flatten(0, 1).cpu()
+        mean, square = (x.sum((0, 1)) / (seen_N * len(paid)) for x in (paid, paid.square()))
+        mean_N, variance_N = mean_N + mean, variance_N + (square - mean.square()).clamp(min=0)
+    said_N = (positions_N >= kept.said).float()
+    confidence_N, entropy_N = (request.of_fresh(t, kept.first) for t in (confidence_T, entropy_T))
     columns = (frequency_N, confidence_N, _relative(variance_N), entropy_N, _relative(mean_N), said_N)
     return torch.stack(columns, dim=1)
 

@@ -24,14 +24,11 @@ class Random(Controller):
 
     def __init__(self, of: Controller, seed: int) -> None:
         whole("strategy.controller.seed", seed, 0)
-        self.of, self.seed = of, seed
+        self.of, self.needs, self.seed = of, of.needs, seed
 
     @property
     def label(self) -> str:
         return f"random({self.of.label},{self.seed})"
-
-    def captures(self) -> frozenset[str]:
-        return self.of.captures()
 
     def score(self, request: Request) -> Tensor | None:
         return self.of.score(request)
@@ -39,7 +36,7 @@ class Random(Controller):
     def allocate(self, request: Request, score_N: Tensor | None, budget_bytes: int) -> Tensor:
         levels_N = self.of.allocate(request, score_N, budget_bytes)
         sizes_B = request.sizes_B
-        levels_B = levels_N[sizes_B.cumsum(0) - sizes_B]
+        levels_B = levels_N[request.first_B]
         free_B = ~request.protected_B
         free = (free_B & (sizes_B == sizes_B[free_B].max())).nonzero()[:, 0] if bool(free_B.any()) else free_B.nonzero()[:, 0]
         salt = digest.seed_of(f"{self.seed}/{request.token_ids}")

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from avpbench.codecs.bias import NO_BIAS, Biases
 from avpbench.codecs.codec import blocks
-from avpbench.codecs.coded import chunks
+from avpbench.codecs.coded import chunks, of
 from avpbench.codecs.levels import NATIVE, Levels
 from avpbench.core import Captured, KVCache
 
@@ -59,9 +59,14 @@ class Request:
         return torch.tensor(found)
 
     @cached_property
+    def first_B(self) -> Tensor:
+        """The first token of each block."""
+        return self.sizes_B.cumsum(0) - self.sizes_B
+
+    @cached_property
     def protected_B(self) -> Tensor:
         """The blocks of protected tokens."""
-        return self.protected_N[self.sizes_B.cumsum(0) - 1]
+        return self.protected_N[self.first_B]
 
     @cached_property
     def costs_BK(self) -> Tensor:
@@ -105,14 +110,12 @@ class Request:
 
     def _measured(self, some: Sequence[int], free_F: Tensor, treatment: str) -> tuple[Tensor, Tensor]:
         """These rows' errors_WRF and power_RF."""
-        codec = self.table.codec
-        part = len(free_F) < len(self.fresh_N)
-        picked = [self.rows[row][:, free_F.to(self.rows[row].device)] if part else self.rows[row] for row in some]
-        biases = self.biases.of(free_F.to(picked[0].device)) if part else self.biases
-        if len(some) == 1 and some[0] in biases:
-            return codec.errors_without(picked[0][None], biases[some[0]], codec.widths, treatment)
-        values_RHFD = torch.stack([biases.less(row, x) for row, x in zip(some, picked, strict=True)]) if len(some) > 1 else picked[0][None]
-        return codec.errors(values_RHFD, codec.widths, treatment)
+        codec, chosen = self.table.codec, free_F.to(self.rows[some[0]].device)
+        picked, biases = [of(self.rows[row], chosen) for row in some], self.biases.of(chosen)
+        if len(some) == 1:
+            return codec.errors(picked[0][None], codec.widths, treatment, biases.get(some[0]))
+        plain_RHFD = torch.stack([biases.less(row, x) for row, x in zip(some, picked, strict=True)])
+        return codec.errors(plain_RHFD, codec.widths, treatment)
 
     def blockwise(self, values_N: Tensor) -> Tensor:
         """Sums over the tokens of each block."""
@@ -132,6 +135,14 @@ class Request:
         names = torch.tensor(self.table.names, dtype=torch.uint8)
         levels_B = torch.where(self.protected_B, NATIVE, names[places_B]).to(torch.uint8)
         return levels_B.repeat_interleave(self.sizes_B)
+
+    def places(self, levels_N: Tensor) -> Tensor:
+        """Places_B in `table.names` of a plan: `tokenwise` turned round."""
+        return (levels_N[self.first_B].long()[:, None] == torch.tensor(self.table.names)).long().argmax(1)
+
+    def unprotected(self, budget_bytes: int) -> int:
+        """What a budget leaves for the tokens that are not protected."""
+        return budget_bytes - int(self.costs_BK[self.protected_B, -1].sum())
 
     def at(self, level: int) -> Tensor:
         """Levels_N that are one level but for protected tokens."""

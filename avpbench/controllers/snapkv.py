@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import final
 
+import torch
 from torch import Tensor
 
 from avpbench.checks import whole
 from avpbench.controllers.attention import received, smoothed
-from avpbench.controllers.controller import Controller
+from avpbench.controllers.controller import Controller, captured
 from avpbench.controllers.request import Request
 from avpbench.engine.capture import WINDOW
 from avpbench.errors import ConfigError
@@ -16,7 +17,8 @@ from avpbench.errors import ConfigError
 
 @final
 class SnapKV(Controller):
-    """The attention of the window's queries, a mean over them, layers and heads, smoothed over neighbouring tokens.
+    """The attention of the window's queries, a mean over them, layers and heads, smoothed over neighbouring tokens; the window's own
+    tokens come first, as in the paper, since few of its queries see them.
 
     Args:
         pool: tokens that are smoothed over, an odd number.
@@ -31,4 +33,7 @@ class SnapKV(Controller):
         self.pool = pool
 
     def score(self, request: Request) -> Tensor:
-        return smoothed(received(request.captured.window, request).mean(0), self.pool)
+        window = captured(request.captured.window, "the window's queries were")
+        score_N = smoothed(received(window, request).mean(0), self.pool)
+        inside_N = request.cache.positions_T[request.fresh_N] >= int(window.positions_P[0])
+        return torch.where(inside_N, score_N.max(), score_N)

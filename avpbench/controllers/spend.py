@@ -10,23 +10,36 @@ from torch import Tensor
 
 from avpbench.controllers.request import Request
 
-_LEAST = 1e-3  # of the mean weight: no token is free to lose
+SIGMA = 1.5  # of the weights' logarithms; from the dev problems: experiments/controller_ablation/profile.py
 
 
 def spend(request: Request, score_N: Tensor, budget_bytes: int) -> Tensor:
     """Levels_N that spend the budget greedily by gain a byte, and then what is left on whatever still fits.
 
-    The gain of a raise is score x error taken away. Raises of one block are ordered along the lower convex hull of its
+    The gain of a raise is weight x error taken away. Raises of one block are ordered along the lower convex hull of its
     (bytes, error) curve, so the greedy order is the best for every budget that it meets exactly.
     """
-    costs_BK = request.costs_BK
-    highest = score_N.double().max().clamp(min=torch.finfo(torch.float64).tiny)
-    share_N = score_N.double() / highest  # first, so that no unit is too large or too small
-    weight_N = (share_N / share_N.mean().clamp(min=1e-30)).float() + _LEAST
+    free_N = ~request.protected_N
+    weight_N = torch.zeros(len(score_N))
+    weight_N[free_N] = weights(score_N[free_N])
     weight_B = request.blockwise(weight_N) / request.sizes_B
-    loss_BK = weight_B[:, None] * request.errors_BK
-    free_B = ~request.protected_B
-    left = budget_bytes - int(costs_BK[~free_B, -1].sum())
+    loss_BK, left = weight_B[:, None] * request.errors_BK, request.unprotected(budget_bytes)
+    return request.tokenwise(assigned(loss_BK, request.costs_BK, ~request.protected_B, left))
+
+
+def weights(score_N: Tensor) -> Tensor:
+    """What an error in each token counts, by its rank alone: log-normal, equal scores alike.
+
+    A controller says which tokens matter, not by how much: one's norms lie close together, another's attention spans orders of
+    magnitude, and without this the spread of a score would decide, not its order.
+    """
+    _, place_N, counts_U = torch.unique(score_N, return_inverse=True, return_counts=True)
+    rank_U = counts_U.cumsum(0) - counts_U / 2  # the middle of those that are equal
+    return torch.exp(SIGMA * torch.special.ndtri(rank_U / len(score_N)))[place_N]
+
+
+def assigned(loss_BK: Tensor, costs_BK: Tensor, free_B: Tensor, left: int) -> Tensor:
+    """Places_B within so many bytes for the free blocks; the others stay at their first."""
     places_B = torch.zeros(len(costs_BK), dtype=torch.long)
     ratio, cost, block, target = _raises(loss_BK, costs_BK, free_B)
     order = torch.argsort(ratio, descending=True, stable=True)
@@ -34,8 +47,7 @@ def spend(request: Request, score_N: Tensor, budget_bytes: int) -> Tensor:
     num_paid = int(paid.long().cumprod(0).sum())
     taken = order[:num_paid]
     places_B.scatter_reduce_(0, block[taken], target[taken], "amax")
-    left -= int(cost[taken].sum())
-    return request.tokenwise(_fill(places_B, loss_BK, costs_BK, free_B, left))
+    return _fill(places_B, loss_BK, costs_BK, free_B, left - int(cost[taken].sum()))
 
 
 def _raises(loss_BK: Tensor, costs_BK: Tensor, free_B: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -6,10 +6,9 @@ from typing import final
 
 from torch import Tensor
 
-from avpbench.controllers.controller import Controller
+from avpbench.controllers.controller import Controller, captured
 from avpbench.controllers.request import Request
 from avpbench.engine.capture import PREDICTIONS
-from avpbench.errors import ControllerError
 
 
 @final
@@ -19,7 +18,4 @@ class Surprisal(Controller):
     needs = frozenset({PREDICTIONS})
 
     def score(self, request: Request) -> Tensor:
-        captured = request.captured
-        if captured.entropy_T is None:
-            raise ControllerError("the sender's predictions were not captured")
-        return request.of_fresh(captured.entropy_T, captured.first)
+        return request.of_fresh(captured(request.captured.entropy_T, "the sender's predictions were"), request.captured.first)

@@ -16,8 +16,7 @@ class Uniform(Controller):
     """The highest level that all blocks can have, and the next one for as many as fit, evenly strided."""
 
     def allocate(self, request: Request, score_N: Tensor | None, budget_bytes: int) -> Tensor:
-        costs_BK, free_B = request.costs_BK, ~request.protected_B
-        left = budget_bytes - int(costs_BK[~free_B, -1].sum())
+        costs_BK, free_B, left = request.costs_BK, ~request.protected_B, request.unprotected(budget_bytes)
         level = _highest(costs_BK[free_B].sum(0), left)
         places_B = torch.full((len(costs_BK),), level)
         if level + 1 < costs_BK.shape[1] and bool(free_B.any()):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from avpbench.controllers.attention import received
-from avpbench.controllers.controller import Controller
+from avpbench.controllers.controller import Controller, captured
 from avpbench.controllers.request import Request
 from avpbench.engine.capture import PROBES
 
@@ -23,8 +23,8 @@ class ZipCache(Controller):
     needs = frozenset({PROBES})
 
     def score(self, request: Request) -> Tensor:
-        attention_PN = received(request.captured.probes, request).cpu()
-        assert request.captured.probes is not None
-        sees_PN = request.captured.probes.positions_P[:, None] >= request.cache.positions_T[request.fresh_N].cpu()
+        probes = captured(request.captured.probes, "the probes were")
+        attention_PN = received(probes, request).cpu()
+        sees_PN = probes.positions_P[:, None] >= request.cache.positions_T[request.fresh_N].cpu()
         mean_N = torch.where(sees_PN, attention_PN, 0.0).sum(0) / sees_PN.sum(0).clamp(min=1)
         return torch.where(sees_PN.any(0), mean_N, mean_N.max())

@@ -72,13 +72,13 @@ class Batch:
 
     def prefill(self, logits_to_keep: int = 1) -> Tensor:
         """Logits_BKV of the last K places, after every row's pending tokens went through."""
-        inputs, positions, ids = self._pending()
+        inputs, positions, _ = self._pending()
         if self.recorder is None:
             return self._forward(inputs, positions, logits_to_keep)
         width = self._num_new
         logits, heard = self._heard(inputs, positions, width if PREDICTIONS in self.recorder.needs else logits_to_keep)
         self.recorder.prefilled(heard)
-        self.recorder.predicted(logits[:, -width:-1], ids[:, 1:])
+        self.recorder.predicted(logits[:, -width:-1])
         return logits[:, -logits_to_keep:]
 
     def queries(self) -> list[Tensor]:

@@ -7,7 +7,6 @@ any receiver with the same weights.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
@@ -15,9 +14,9 @@ from torch import Tensor
 from avpbench.codecs.bias import NO_BIAS, Biases, Rope
 
 
-def key_bias(model: Any, positions_T: Tensor, layers: Sequence[int]) -> Biases:
+def key_bias(model: Any, positions_T: Tensor) -> Biases:
     """Per layer what the bias is at these positions, in float32; layers without one are absent."""
-    attentions = {layer: model.model.layers[layer].self_attn for layer in layers}
+    attentions = {k: layer.self_attn for k, layer in enumerate(model.model.layers)}
     with_one = {layer: one for layer, one in attentions.items() if getattr(one.k_proj, "bias", None) is not None}
     if not with_one:
         return NO_BIAS

@@ -72,7 +72,7 @@ class Recorder:
         self._first, self._num_new, self._said = list(first_B), list(num_new_B), list(said_B)
         self._window: deque[list[Tensor]] = deque()
         self._probes: list[tuple[list[Tensor], Tensor]] = []  # queries_BAPD a layer, positions_BP (-1: none)
-        self._predicted: list[Tensor] = []  # [B, N, 3]
+        self._predicted: list[Tensor] = []  # [B, N, 2]: entropies, confidences
         self._hidden: list[Tensor] = []  # [B, N, E]
         self._steps = self._chosen = 0
 
@@ -118,19 +118,18 @@ class Recorder:
 
     def chosen(self, logits_BV: Tensor, ids: Sequence[int]) -> None:
         """What each row says next, and how it was predicted. Whoever ends with it has no K/V of it."""
-        self.predicted(logits_BV[:, None], torch.tensor(ids)[:, None])
+        self.predicted(logits_BV[:, None])
         self._chosen += 1
 
-    def predicted(self, logits_BNV: Tensor, ids_BN: Tensor) -> None:
-        """How N tokens were predicted, and which they were."""
+    def predicted(self, logits_BNV: Tensor) -> None:
+        """How N tokens were predicted."""
         if PREDICTIONS not in self.needs:
             return
         parts = []
-        logits_BNV = logits_BNV[..., : self._vocab]
-        for logits, ids in zip(torch.split(logits_BNV, 256, 1), torch.split(ids_BN.to(logits_BNV.device), 256, 1), strict=True):
+        for logits in torch.split(logits_BNV[..., : self._vocab], 256, 1):
             logs = torch.log_softmax(logits.float(), dim=-1)
             entropy = -torch.where(logs > -torch.inf, logs.exp() * logs, 0.0).sum(-1)
-            parts.append(torch.stack([-logs.gather(-1, ids[..., None])[..., 0], entropy, logs.amax(-1).exp()], dim=-1))
+            parts.append(torch.stack([entropy, logs.amax(-1).exp()], dim=-1))
         self._predicted.append(torch.cat(parts, dim=1))
 
     def keep(self, rows: Tensor) -> None:
@@ -143,15 +142,12 @@ class Recorder:
     def take(self, row: int, num_decoded: int) -> Captured:
         """What is kept of a row that ends now."""
         first, count = self._first[row], self._num_new[row] + num_decoded
-        surprisal, entropy, confidence = (
-            self._predictions(row, count, self._chosen - num_decoded) if self._predicted else (None, None, None)
-        )
+        entropy, confidence = self._predictions(row, count, self._chosen - num_decoded) if self._predicted else (None, None)
         return Captured(
             first=first,
             said=first + self._num_new[row] - self._said[row],
             window=self._last(row, first, count) if self._window else None,
             probes=self._probed(row) if self._probes else None,
-            surprisal_T=surprisal,
             entropy_T=entropy,
             confidence_T=confidence,
             hidden_TE=torch.cat([h[row] for h in self._hidden])[-count:].clone() if self._hidden else None,
@@ -172,16 +168,16 @@ class Recorder:
         )
         return Queries(positions[real], layers)
 
-    def _predictions(self, row: int, count: int, ahead: int) -> tuple[Tensor, Tensor, Tensor]:
+    def _predictions(self, row: int, count: int, ahead: int) -> tuple[Tensor, Tensor]:
         """Of each of the turn's tokens; the first, which nothing of this turn predicted, gets the mean of the others.
 
         `ahead`: ids chosen that have no K/V yet.
         """
         every = torch.cat([p[row] for p in self._predicted]).cpu()
         known = every[len(every) - ahead - (count - 1) : len(every) - ahead]
-        first = known.mean(0, keepdim=True) if len(known) else torch.zeros(1, 3)
-        surprisal, entropy, confidence = torch.cat([first, known]).unbind(-1)
-        return surprisal, entropy, confidence
+        first = known.mean(0, keepdim=True) if len(known) else torch.zeros(1, 2)
+        entropy, confidence = torch.cat([first, known]).unbind(-1)
+        return entropy, confidence
 
 
 def _probes(prompt: int, said: int) -> Tensor:

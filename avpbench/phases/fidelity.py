@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -40,27 +39,23 @@ def score(cell: Cell, indices: Sequence[int]) -> list[FidelityRecord]:
     gold = [engine.template.encode(cell.task.problem(i).solution) for i in indices]
     raw, _ = _starts(cell.through(Raw(), Direct()), indices, [result.state for result in spoken])
     behind = engine.behind(raw, gold)
-    demands = [demand(queries.last(len(ids)), cache) for (queries, cache), ids in zip(behind, gold, strict=True)]
+    demands = [demand(queries.predicting(len(ids)), cache) for (queries, cache), ids in zip(behind, gold, strict=True)]
     states = [result.state for result in replayed(cell, cell.agents[0].strategy, indices, spoken, demands)]
-    ours, bits = _starts(cell, indices, states, demands)
+    ours, bits = _starts(cell, indices, states)
     records = []
     scores = zip(engine.score(raw, gold), engine.score(ours, gold), strict=True)
     for place, (index, (raw_MV, ours_MV)) in enumerate(zip(indices, scores, strict=True)):
         truth, other = raw[place].prefix.cache, ours[place].prefix.cache
         spans = [hop.num_values // engine.spec.values_per_token for hop in spoken[place].hops if hop.num_values]
         errors = _errors(behind[place][0], truth, other, spans) if truth and other else None
-        record = _record(cell.task.problem(index).id, torch.tensor(gold[place]), raw_MV.cpu(), ours_MV.cpu(), errors)
-        records.append(replace(record, mean_bits=bits[place]))
+        name, gold_M = cell.task.problem(index).id, torch.tensor(gold[place])
+        records.append(_record(name, gold_M, raw_MV.cpu(), ours_MV.cpu(), errors, bits[place]))
     return records
 
 
-def _starts(
-    cell: Cell, indices: Sequence[int], states: Sequence[AgentState], demands: Sequence[Tensor] | None = None
-) -> tuple[list[Start], list[float | None]]:
+def _starts(cell: Cell, indices: Sequence[int], states: Sequence[AgentState]) -> tuple[list[Start], list[float | None]]:
     """Where the last agent begins, handed over from these states; and the bits of each hand-over, a value that it stands for."""
     sender, receiver = cell.agents[-2:]
-    if demands is not None:
-        states = [replace(s, captured=replace(s.captured, demand_S=d)) for s, d in zip(states, demands, strict=True)]
     sent = [sender.send(state, receiver.spec) for state in states]
     starts = [receiver.receive(out.message, cell.prompts(i)[-1]).start for out, i in zip(sent, indices, strict=True)]
     return starts, [8 * out.wire_bytes / out.num_values if out.num_values else None for out in sent]
@@ -71,7 +66,9 @@ def _errors(queries: Queries, truth: KVCache, other: KVCache, spans: Sequence[in
     return [output_errors(queries, truth.first(span), other.first(span)) for span in (*spans, truth.span)]
 
 
-def _record(sample_id: str, gold_M: Tensor, raw_MV: Tensor, ours_MV: Tensor, errors: list[list[float]] | None) -> FidelityRecord:
+def _record(
+    sample_id: str, gold_M: Tensor, raw_MV: Tensor, ours_MV: Tensor, errors: list[list[float]] | None, bits: float | None
+) -> FidelityRecord:
     finite = raw_MV > -torch.inf
     kl_M = torch.where(finite, raw_MV.exp() * (raw_MV - ours_MV), 0.0).sum(dim=-1)
     pick = gold_M[:, None]
@@ -83,4 +80,5 @@ def _record(sample_id: str, gold_M: Tensor, raw_MV: Tensor, ours_MV: Tensor, err
         raw_nll=float(-raw_MV.gather(1, pick).mean()),
         top1_flips=float((raw_MV.argmax(-1) != ours_MV.argmax(-1)).float().mean()),
         attention_errors=errors,
+        mean_bits=bits,
     )

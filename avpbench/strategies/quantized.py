@@ -7,7 +7,7 @@ once however long the chain. The card is QKVShare's CacheCard (arXiv 2605.03884)
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, final
 
 import torch
@@ -30,7 +30,7 @@ from avpbench.strategies.budget import Budget, protected
 from avpbench.strategies.strategy import Parts, Strategy, differing, require_same_model
 from avpbench.strategies.tokens import pack, tensor, unpack
 
-_CARRIED = ("token_ids", "soft", "levels")
+_NO_CODES = ("token_ids", "soft", "levels")
 _ROUNDS = 8
 
 
@@ -55,16 +55,15 @@ class _Draft:
     @property
     def allowance(self) -> int:
         """Bytes that the whole parcel may have."""
-        if self.budget.bits is None:
-            return self.num_bytes(self.first_N)
-        new = int(self.card.body["span"]) - len(self.old_levels_T)
+        new = self.request.cache.span - len(self.old_levels_T)
+        if self.budget.bits is None:  # what was dropped before, and is coded anew, had its share
+            return self.num_bytes(self.first_N) + self.budget.num_bytes(new - len(self.request.fresh_N), self.request.table)
         return self.paid + self.budget.num_bytes(new, self.request.table)
 
     def levels(self, levels_N: Tensor) -> Tensor:
         """The level map with these new levels: of every token that the cache stands for."""
-        span = int(self.card.body["span"])
         fresh = self.request.cache.positions_T[self.request.fresh_N].cpu()
-        whole_T = torch.zeros(span, dtype=torch.uint8)
+        whole_T = torch.zeros(self.request.cache.span, dtype=torch.uint8)
         whole_T[: len(self.old_levels_T)] = self.old_levels_T
         whole_T[fresh] = levels_N
         return whole_T
@@ -75,9 +74,8 @@ class _Draft:
 
     def num_bytes(self, levels_N: Tensor) -> int:
         """Bytes of the whole parcel with these new levels."""
-        empty = coded.shapes(levels_N, self.request.table)
-        old = {name: torch.empty(t.shape, dtype=t.dtype, device="meta") for name, t in self.old.items()}
-        return wire.num_bytes(Parcel(self.card, self.carried | {"levels": self.levels(levels_N)} | coded.join(old, empty)))
+        old = {name: t.to("meta") for name, t in self.old.items()}
+        return wire.num_bytes(replace(self, old=old).parcel(levels_N, coded.shapes(levels_N, self.request.table)))
 
 
 @final
@@ -109,10 +107,13 @@ class Quantized(Strategy):
         whole("strategy.keys_step", keys_step, 0)
         flag("strategy.requantize", requantize)
         flag("strategy.key_bias", key_bias)
+        for name, part, kind in (("controller", controller, Controller), ("codec", codec, Codec)):
+            if not isinstance(part, kind):
+                raise ConfigError(f"strategy.{name} is {part!r}, no {name}: its YAML wants a _target_ (docs/adding-a-controller.md)")
         self.controller, self.codec, self.budget = controller, codec, Budget.read(budget_bits, codec)
         self.sinks, self.recent, self.requantize, self.key_bias = sinks, recent, requantize, key_bias
         self.keys_step, self.layer_steps = keys_step, steps_of(layer_steps)
-        self.needs = controller.captures()
+        self.needs = controller.needs
 
     @property
     def parts(self) -> Parts:
@@ -128,9 +129,6 @@ class Quantized(Strategy):
     def _table(self, spec: ModelSpec) -> Levels:
         return Levels(self.codec, spec, self.keys_step, self.layer_steps)
 
-    def _card(self, state: AgentState) -> CacheCard:
-        return self.card(state, span=state.cache.span, **self._codes())
-
     def _codes(self) -> dict[str, Any]:
         """What a reader of the codes must know of them."""
         steps = {str(layer): step for layer, step in self.layer_steps.items()}
@@ -144,22 +142,20 @@ class Quantized(Strategy):
 
     def _draft(self, state: AgentState, sender: Engine) -> _Draft:
         cache, table = state.cache, self._table(sender.spec)
-        received = state.received
-        forwards = received is not None and received.card.kind == self.kind and not self.requantize
+        received = None if self.requantize else state.received
         start, old, old_levels_T, paid = 0, {}, torch.zeros(0, dtype=torch.uint8), 0
-        if forwards:
-            assert received is not None
+        if received is not None and received.card.kind == self.kind:
             self._require_same_codes(received.card)
             old_levels_T = received.tensors["levels"]
             start, paid = len(old_levels_T), wire.num_bytes(received)
-            old = {name: t for name, t in received.tensors.items() if name not in _CARRIED}
+            old = _codes_of(received)
         fresh_N = (cache.positions_T >= start).nonzero()[:, 0]
         rows = [coded.of(row, fresh_N) for row in (*cache.keys_HTD, *cache.values_HTD)]
-        biases = key_bias(sender.model, cache.positions_T[fresh_N], range(sender.spec.num_layers)) if self.key_bias else NO_BIAS
+        biases = key_bias(sender.model, cache.positions_T[fresh_N]) if self.key_bias else NO_BIAS
         positions_N, most = cache.positions_T[fresh_N].cpu(), self.budget.num_bytes(cache.span - start, table)
         protected_N = protected(positions_N, self.sinks, self.recent, most, table)
         request = Request(state.token_ids, cache, state.captured, fresh_N, rows, table, protected_N, biases)
-        return _Draft(self._card(state), pack(state), old, old_levels_T, request, paid, self.budget)
+        return _Draft(self.card(state, span=cache.span, **self._codes()), pack(state), old, old_levels_T, request, paid, self.budget)
 
     def _require_same_codes(self, received: CacheCard) -> None:
         """Codes are forwarded as they are: one card has one codec and one treatment of keys. Raises WireError."""
@@ -212,14 +208,18 @@ class Quantized(Strategy):
         span = card.body.get("span")
         if type(span) is not int or span != len(levels_T) or not 0 <= len(token_ids) - span <= 1:
             raise WireError(f"span {span!r} for {len(levels_T)} levels and {len(token_ids)} token ids")
-        codes = {name: t for name, t in parcel.tensors.items() if name not in _CARRIED}
+        codes = _codes_of(parcel)
         coded.check(codes, levels_T, table)
         positions_T = (levels_T != DROPPED).nonzero()[:, 0].to(receiver.device)
-        biases = key_bias(receiver.model, positions_T, range(spec.num_layers)) if bias else NO_BIAS
+        biases = key_bias(receiver.model, positions_T) if bias else NO_BIAS
         rows = coded.decode(codes, levels_T, table, receiver.device, biases)
         layers = spec.num_layers
         cache = KVCache(tuple(rows[:layers]), tuple(rows[layers:]), positions_T, span)
         return Prefix(token_ids=token_ids, soft_NE=soft_NE, cache=cache)
+
+
+def _codes_of(parcel: Parcel) -> dict[str, Tensor]:
+    return {name: t for name, t in parcel.tensors.items() if name not in _NO_CODES}
 
 
 def _read_card(card: CacheCard, spec: ModelSpec) -> tuple[Levels, bool]:

@@ -2,7 +2,7 @@
 
     python experiments/qkvshare_controller/train.py [problems] > experiments/qkvshare_controller/train.txt
 
-Each token of a raw chain is a case: its features as the controller sees them at the hop, and how much the gold continuation
+Each token of a chain that hands over eight bits a value is a case: its features as the controller sees them at the hop, and how much the gold continuation
 attends to it there. A fifth of the problems is held out; the rank correlations are of those. Writes avpbench/controllers/qkvshare.json.
 """
 
@@ -23,6 +23,7 @@ from avpbench.build import build
 from avpbench.config import compose
 from avpbench.controllers import qkvshare
 from avpbench.controllers.controller import Controller
+from avpbench.controllers.oracle import Oracle
 from avpbench.controllers.request import Request
 from avpbench.controllers.snapkv import SnapKV
 from avpbench.engine.capture import DEMAND
@@ -33,7 +34,7 @@ from avpbench.strategies.quantized import Quantized
 
 HIDDEN, STEPS, RATE = 16, 3000, 3e-3
 SETUP = [
-    "model=tiny", "task.level=controllers", "chain=4", "question=first", "strategy=uniform", "strategy.budget_bits=8",
+    "model=tiny", "task.level=controllers", "chain=4", "question=first", "strategy=uniform", "strategy.budget_bits=8", "strategy.recent=4", "strategy.key_bias=false",
     "quality=off", "latency=off", "fidelity=on",
 ]  # fmt: skip
 
@@ -49,8 +50,7 @@ class Collector(Controller):
         self.cases: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def score(self, request: Request) -> Tensor | None:
-        assert request.captured.demand_S is not None
-        demand_N = request.of_fresh(request.captured.demand_S, 0)
+        demand_N = Oracle().score(request)
         self.cases.append((qkvshare.features(request), demand_N / demand_N.mean().clamp(min=1e-30), SnapKV(5).score(request).cpu()))
         return None
 
@@ -62,8 +62,8 @@ def collect(num_problems: int) -> list[list[tuple[Tensor, Tensor, Tensor]]]:
     """Every problem's cases, one entry a hop."""
     cfg = compose([*SETUP, f"limit={num_problems}"])
     collector = Collector(build(cfg.strategy.controller))
-    plain = build(cfg.strategy)
-    hops = Quantized(collector, plain.codec, plain.budget.written, 4, 4, False, False, 0, "even")
+    hops: Quantized = build(cfg.strategy)
+    hops.controller, hops.needs = collector, collector.needs
     cell = cell_of(cfg)
     found = []
     with progress("features", num_problems) as advance:

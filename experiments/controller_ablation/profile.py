@@ -1,0 +1,46 @@
+"""How widely should weights spread over ranks? KL at the primary budget for several spreads, on dev problems.
+
+    python experiments/controller_ablation/profile.py [problems] [sigma ...] | tee experiments/controller_ablation/profile.txt
+
+The rule: the spread at which `oracle`, which ranks by what the gold continuation attends to, loses least; no other controller's result decides.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+import sys
+
+import torch
+
+from avpbench.config import compose
+from avpbench.controllers import spend
+from avpbench.phases import fidelity
+from avpbench.setup import cell_of
+
+CONTROLLERS = ("uniform", "oracle", "expected_attention", "snapkv", "zipcache", "keydiff", "key_norm")
+DEV = ("task.split=dev", "chain=4", "quality=off", "latency=off", "fidelity=on", "strategy=adaptive", "strategy.budget_bits=level2")
+SIGMAS = ("0.5", "1", "1.5", "2", "3")
+BATCH = 32
+
+
+def kl(name: str, num: int) -> float:
+    """A controller's mean KL over so many dev problems."""
+    with contextlib.redirect_stdout(sys.stderr):
+        cell = cell_of(compose([*DEV, f"limit={num}", f"strategy/controller={name}"]))
+        blocks = [range(begin, min(begin + BATCH, num)) for begin in range(0, num, BATCH)]
+        return statistics.fmean(record.kl for block in blocks for record in fidelity.score(cell, block))
+
+
+def main() -> None:
+    num, sigmas = int(sys.argv[1]) if len(sys.argv) > 1 else 200, sys.argv[2:] or SIGMAS
+    torch.set_num_threads(1)
+    print(f"KL on {num} dev problems, chain of 4, budget level2")
+    print("sigma  " + "  ".join(f"{name:>18}" for name in CONTROLLERS))
+    for sigma in sigmas:
+        spend.SIGMA = float(sigma)
+        print(f"{sigma:>5}  " + "  ".join(f"{kl(name, num):18.5f}" for name in CONTROLLERS), flush=True)
+
+
+if __name__ == "__main__":
+    main()
