@@ -114,8 +114,8 @@ def test_errors_are_one_message_without_a_traceback() -> None:
         "temperature=warm", "study=a/b", "latency.against=raw", "context=10000000",
     ],
 )  # fmt: skip
-def test_bad_values_are_one_message_without_a_traceback(word: str) -> None:
-    done = avpbench("limit=1", *word.split())
+def test_bad_values_are_one_message_without_a_traceback(word: str, tmp_path: Path) -> None:
+    done = avpbench("limit=1", *([] if word.startswith("results") else [f"results={tmp_path}"]), *word.split())
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert "\navpbench: " in done.stderr

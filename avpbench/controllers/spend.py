@@ -10,7 +10,7 @@ from torch import Tensor
 
 from avpbench.controllers.request import Request
 
-SIGMA = 1.5  # of the weights' logarithms; from the dev problems: experiments/controller_ablation/profile.py
+SIGMA = 1.5  # of the weights' logarithms; from the dev problems: experiments/controller_ablation/spread.py
 
 
 def spend(request: Request, score_N: Tensor, budget_bytes: int) -> Tensor:

@@ -13,23 +13,16 @@ import contextlib
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import final
-
-from torch import Tensor
 
 from analysis.cells import cells_of
 from analysis.estimates import number, point_of, spoken
 from analysis.quality import average, contrast
 from analysis.studies import load_runs
 from avpbench import run
-from avpbench.build import build
-from avpbench.codecs.levels import NATIVE
+from avpbench.codecs.levels import DROPPED, NATIVE
 from avpbench.config import compose
-from avpbench.controllers.controller import Controller
-from avpbench.controllers.request import Request
-from avpbench.phases import fidelity
+from avpbench.phases.replay import raw_transcript, replayed
 from avpbench.setup import cell_of
-from avpbench.strategies.quantized import Quantized
 
 STUDY, RESULTS = "controller_ablation_dev", Path("results/runs")
 DEV = ["task=wordmath", "task.split=dev", "chain=4", "latency=off", "fidelity=on", "tracker=console"]
@@ -37,33 +30,15 @@ BUDGETS = ["2", "2.5", "3", "level2", "4", "4.5", "level4"]
 SHOWN = 32  # problems whose levels are counted
 
 
-@final
-class Tally(Controller):
-    """Spends as another does and counts the levels that it gave; of the plans made for one hop the last counts."""
-
-    def __init__(self, spends: Controller) -> None:
-        self._spends = spends
-        self._plans: dict[int, tuple[Request, Tensor]] = {}
-
-    def allocate(self, request: Request, score_N: Tensor | None, budget_bytes: int) -> Tensor:
-        levels_N = self._spends.allocate(request, score_N, budget_bytes)
-        self._plans[id(request)] = request, levels_N
-        return levels_N
-
-    def shares(self) -> str:
-        """The share of tokens at each level, as words."""
-        counts = Counter(level for _, levels_N in self._plans.values() for level in levels_N.tolist())
-        names = {0: "dropped", NATIVE: "native"}
-        return ", ".join(f"{names.get(k, f'{k} bits')} {100 * counts[k] / counts.total():.1f}%" for k in sorted(counts))
-
-
 def levels(words: list[str]) -> str:
-    """Which levels `uniform` mixes at this budget."""
-    cfg = compose([*words, f"limit={SHOWN}"])
-    made: Quantized = build(cfg.strategy)
-    made.controller = tally = Tally(made.controller)
-    fidelity.score(cell_of(cfg).through(made), range(SHOWN))
-    return tally.shares()
+    """Which levels `uniform` mixes at this budget: the last parcel of a chain that forwards codes holds every token's."""
+    cell, some = cell_of(compose([*words, f"limit={SHOWN}"])), range(SHOWN)
+    last = cell.agents[-2]
+    ahead = replayed(cell, last.strategy, some, raw_transcript(cell, some))
+    parcels = [last.strategy.export(result.state, last.engine, last.spec) for result in ahead]
+    counts = Counter(level for parcel in parcels for level in parcel.tensors["levels"].tolist())
+    names = {DROPPED: "dropped", NATIVE: "native"}
+    return ", ".join(f"{names.get(k, f'{k} bits')} {100 * counts[k] / counts.total():.1f}%" for k in sorted(counts))
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
@@ -22,16 +22,16 @@ from avpbench.config import compose, plain
 from avpbench.errors import AvpBenchError, ConfigError
 
 WHOLE_HEAD = 1024  # values of a group: more than a head has, so that all of it shares a scale
-OFF: dict[str, Callable[[Any], Any]] = {  # by key of the config (a slash: a choice of a part): what it is when it is off
-    "strategy/controller": lambda _: "uniform",
-    "strategy/codec": lambda _: "affine",
-    "strategy.sinks": lambda _: 0,
-    "strategy.recent": lambda _: 0,
-    "strategy.requantize": lambda _: True,  # codes of earlier hops are no longer forwarded
-    "strategy.key_bias": lambda _: False,
-    "strategy.keys_step": lambda _: 0,
-    "strategy.layer_steps": lambda _: "even",
-    "strategy.codec.group": lambda group: max(group, WHOLE_HEAD),
+OFF: dict[str, Any] = {  # by key of the config (a slash: a choice of a part): what it is when it is off
+    "strategy/controller": "uniform",
+    "strategy/codec": "affine",
+    "strategy.sinks": 0,
+    "strategy.recent": 0,
+    "strategy.requantize": True,  # codes of earlier hops are no longer forwarded
+    "strategy.key_bias": False,
+    "strategy.keys_step": 0,
+    "strategy.layer_steps": "even",
+    "strategy.codec.group": WHOLE_HEAD,
 }
 FIXED = ("strategy.budget_bits",)  # what all variants share
 
@@ -67,9 +67,8 @@ class Variant:
 def variants(values: Mapping[str, Any]) -> list[Variant]:
     """The full configuration and every variant with one of its factors off. Raises ConfigError where it has none."""
     found = [Variant("nothing")]
-    for key, off in OFF.items():
-        now = _now(values, key)
-        if now is not None and (without := off(now)) != now:
+    for key, without in OFF.items():
+        if _now(values, key) not in (None, without):
             found.append(Variant(key.replace("/", ".").removeprefix("strategy.").replace(".", "_"), ((key, without),)))
     if len(found) == 1:
         raise ConfigError(f"nothing is on in this configuration that could be off; give it {', '.join(OFF)}, e.g. strategy=adaptive")
@@ -87,8 +86,6 @@ def _now(values: Mapping[str, Any], key: str) -> Any:
 
 
 def _word(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return "{" + ",".join(f"{key}:{_word(one)}" for key, one in value.items()) + "}"
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 

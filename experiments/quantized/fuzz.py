@@ -19,42 +19,32 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
+from conftest import installed_codecs
 from fuzz import Allocated, damaged, hostile
+from quantizing import chain, strategy
 
 from avpbench import wire
-from avpbench.agents import Agent, Speak
-from avpbench.build import build
 from avpbench.config import compose
-from avpbench.core import Prompt
-from avpbench.engine.continuation import Speech
 from avpbench.engine.load import load
-from avpbench.engine.sampling import Sampling, generator
 from avpbench.errors import AvpBenchError
-from avpbench.links.direct import Direct
 from avpbench.meter import memory, reset_peak
 from avpbench.progress import progress
 from avpbench.setup import sources_of
 
 CPU = torch.device("cpu")
-CODECS = ("affine", "hadamard", "kivi", "lloydmax", "fp8")
-STORY = "Tom has 12 apples. Sue has 3 more apples than Tom. Ben has twice as many as Sue. How many do they have together?"
 
 
 def main(mutations: int) -> None:
     engine = load(sources_of(compose([]), 1)[0], CPU, torch.float32)
-    prompt = Prompt("planner", STORY, "")
     outcomes: Counter[str] = Counter()
-    slowest = 0.0
+    slowest, codecs = 0.0, installed_codecs()
     small, large = 0, 0.0  # what refused ones took: bytes, and times the file where that is a MiB or more
     with progress("mutations", mutations) as advance:
-        for codec in CODECS:
-            made = build(compose(["strategy=quantized", f"strategy/codec={codec}", "strategy.budget_bits=9.5"]).strategy)
-            agent = Agent(engine, made, Direct())
-            job = Speak((Speech(24, generator("x")),), Sampling())
-            state, _ = agent.act([agent.receive(None, prompt)], [prompt], job)[0]
-            parcel = made.export(state, engine, engine.spec)
+        for codec in codecs:
+            made = strategy(f"strategy/codec={codec}", "strategy.budget_bits=9.5")
+            _, parcel = chain(engine, made, 1, 24)[0]
             good, rng = bytes(wire.encode(parcel)), random.Random(codec)
-            for number in range(mutations // len(CODECS)):
+            for number in range(mutations // len(codecs)):
                 bad = damaged(good, rng) if number % 2 else hostile(parcel, rng)
                 watched = number % 20 < 2 and number >= 100  # it costs much time; the first ones import what is imported once
                 buffer, torchs = bytearray(bad), Allocated()
@@ -74,7 +64,7 @@ def main(mutations: int) -> None:
                 advance(1)
     reset_peak(CPU)
     print(
-        f"{sum(outcomes.values())} mutated parcels over {len(CODECS)} codecs: " + ", ".join(f"{k} {n}" for k, n in outcomes.most_common())
+        f"{sum(outcomes.values())} mutated parcels over {len(codecs)} codecs: " + ", ".join(f"{k} {n}" for k, n in outcomes.most_common())
     )
     print(
         f"slowest {1000 * slowest:.0f} ms; what a refused one took (Python's peak and all that torch made): under a MiB at most"

@@ -99,8 +99,8 @@ def main() -> None:
         recorder.take(0, 0)
 
     exports = {}
-    for name, controller in (("uniform", "uniform"), ("snapkv", "snapkv")):
-        made = build(compose(["strategy=quantized", f"strategy/controller={controller}", "strategy.budget_bits=level4"]).strategy)
+    for name in ("uniform", "snapkv"):
+        made = build(compose(["strategy=quantized", f"strategy/controller={name}", "strategy.budget_bits=level4"]).strategy)
         exports[name] = lambda made=made: made.export(state, engine, engine.spec)
     actions: dict[str, Callable[[], object]] = {
         "quantize": lambda: coded.encode(rows, levels, table),

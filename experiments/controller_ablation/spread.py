@@ -1,6 +1,6 @@
 """How widely should weights spread over ranks? KL at the primary budget for several spreads, on dev problems.
 
-    python experiments/controller_ablation/profile.py [problems] [sigma ...] | tee experiments/controller_ablation/profile.txt
+    python experiments/controller_ablation/spread.py [problems] [sigma ...] | tee experiments/controller_ablation/spread.txt
 
 The rule: the spread at which `oracle`, which ranks by what the gold continuation attends to, loses least; no other controller's result decides.
 """
