@@ -20,7 +20,7 @@ from avpbench.setup import cell_of
 
 CONTROLLERS = ("uniform", "oracle", "expected_attention", "snapkv", "zipcache", "keydiff", "key_norm")
 DEV = ("task.split=dev", "chain=4", "quality=off", "latency=off", "fidelity=on", "strategy=adaptive", "strategy.budget_bits=level2")
-SIGMAS = ("0.5", "1", "1.5", "2", "3")
+SIGMAS = ("0.5", "1", "1.5", "2")
 BATCH = 32
 
 
