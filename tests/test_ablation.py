@@ -69,7 +69,7 @@ def test_every_field_of_a_quantized_strategy_is_a_factor_or_shared(factors: Modu
 
 
 def test_what_is_off_already_makes_no_variant(factors: ModuleType) -> None:
-    words = ["strategy=uniform", "strategy.sinks=0", "strategy.recent=0", "strategy.key_bias=false", "strategy.codec.group=2048"]
+    words = ["strategy=uniform", "strategy.sinks=0", "strategy.recent=0", "strategy.key_bias=false", "strategy.codec.group=1024"]
     assert [v.name for v in factors.variants(plain(compose(words)))[1:]] == ["requantize"]
     with pytest.raises(ConfigError, match="nothing is on"):
         factors.variants(plain(compose(["strategy=raw"])))
