@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,18 +35,20 @@ def publish(study: str, runs: Path, published: Path = PUBLISHED, some: bool = Fa
     if not finished:
         raise Unfinished(f"{runs / study} holds no finished run")
     tables = {kind: [row for folder in finished for row in rows_of(folder, kind)] for kind in KINDS}
+    published.mkdir(parents=True, exist_ok=True)
     out = published / study
-    out.mkdir(parents=True, exist_ok=True)
-    cells = [read_cell(folder) for folder in finished]
-    (out / "cells.json").write_text(json.dumps(cells, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
-    for kind, rows in tables.items():
-        path = out / f"{kind}.parquet"
-        if rows:
-            pq.write_table(pa.Table.from_pylist(rows), path, compression="zstd", compression_level=19)
-        else:
-            path.unlink(missing_ok=True)
-    if (size := folder_bytes(published)) > LIMIT_BYTES:
-        raise Damaged(f"{published} holds {size / 1e6:.1f} MB, at most {LIMIT_BYTES / 1e6:.0f} may be committed; publish fewer samples")
+    with tempfile.TemporaryDirectory(dir=published) as made:
+        cells = [read_cell(folder) for folder in finished]
+        Path(made, "cells.json").write_text(json.dumps(cells, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+        for kind, rows in tables.items():
+            if rows:
+                pq.write_table(pa.Table.from_pylist(rows), Path(made, f"{kind}.parquet"), compression="zstd", compression_level=19)
+        if (size := folder_bytes(published) - folder_bytes(out)) > LIMIT_BYTES:
+            raise Damaged(
+                f"{published} would hold {size / 1e6:.1f} MB, at most {LIMIT_BYTES / 1e6:.0f} may be committed; publish fewer samples"
+            )
+        shutil.rmtree(out, ignore_errors=True)
+        shutil.copytree(made, out)
     return out
 
 

@@ -233,3 +233,15 @@ def test_a_run_that_is_not_there_is_named(tmp_path: Path) -> None:
 def test_the_repository_s_evidence_is_up_to_date() -> None:
     done = subprocess.run([sys.executable, "-m", "analysis", "check"], capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_what_is_too_large_is_refused_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs, published = tmp_path / "runs", tmp_path / "published"
+    write_run(runs, ["study=t", "chain=2"])
+    before = {p.name: p.read_bytes() for p in publish("t", runs, published).iterdir()}
+    write_run(runs, ["study=t", "chain=4"], num=400)
+    monkeypatch.setattr("analysis.publish.LIMIT_BYTES", sum(map(len, before.values())) + 10)
+    with pytest.raises(Damaged, match=r"would hold .* MB"):
+        publish("t", runs, published)
+    assert {p.name: p.read_bytes() for p in (published / "t").iterdir()} == before
+    assert [p.name for p in published.iterdir()] == ["t"]

@@ -62,8 +62,10 @@ def _starts(cell: Cell, indices: Sequence[int], states: Sequence[AgentState]) ->
 
 
 def _errors(queries: Queries, truth: KVCache, other: KVCache, spans: Sequence[int]) -> list[list[float]]:
-    """Per hop, per layer: how far what the queries read in what was handed over until then is from what they read in raw's."""
-    return [output_errors(queries, truth.first(span), other.first(span)) for span in (*spans, truth.span)]
+    """Per hop, per layer, to four digits: how far what the queries read in what was handed over until then is from what they read in
+    raw's. Of the cache as the last hop leaves it: what is coded anew at every hop may have been better before."""
+    found = (output_errors(queries, truth.first(span), other.first(span)) for span in (*spans, truth.span))
+    return [[float(f"{error:.4g}") for error in layers] for layers in found]
 
 
 def _record(
