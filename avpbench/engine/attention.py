@@ -16,10 +16,13 @@ from avpbench.core import KVCache, Queries
 def attentions(queries: Queries, cache: KVCache) -> Iterator[Tensor]:
     """Each layer's causal attention_HGPT of these queries over this cache alone."""
     hidden_PT = (cache.positions_T.cpu() > queries.positions_P[:, None]).to(cache.positions_T.device)
+    seen = int((~hidden_PT).all(0).sum())  # columns that every query sees; they come first
     for queries_APD, keys_HTD in zip(queries.layers, cache.keys_HTD, strict=True):
-        grouped_HGPD = queries_APD.float().reshape(keys_HTD.shape[0], -1, *queries_APD.shape[1:])
-        logits_HGPT = torch.einsum("hgpd,htd->hgpt", grouped_HGPD, keys_HTD.float()) / keys_HTD.shape[-1] ** 0.5
-        yield logits_HGPT.masked_fill(hidden_PT, -torch.inf).softmax(-1)
+        scaled_APD = queries_APD.float() / keys_HTD.shape[-1] ** 0.5
+        grouped_HGPD = scaled_APD.reshape(keys_HTD.shape[0], -1, *queries_APD.shape[1:])
+        logits_HGPT = torch.einsum("hgpd,htd->hgpt", grouped_HGPD, keys_HTD.float())
+        logits_HGPT[..., seen:].masked_fill_(hidden_PT[:, seen:], -torch.inf)
+        yield logits_HGPT.softmax(-1)
 
 
 def demand(queries: Queries, cache: KVCache) -> Tensor:

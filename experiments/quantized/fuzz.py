@@ -44,7 +44,7 @@ def main(mutations: int) -> None:
             made = strategy(f"strategy/codec={codec}", "strategy.budget_bits=9.5")
             _, parcel = chain(engine, made, 1, 24)[0]
             good, rng = bytes(wire.encode(parcel)), random.Random(codec)
-            for number in range(mutations // len(codecs)):
+            for number in range(-(-mutations // len(codecs))):
                 bad = damaged(good, rng) if number % 2 else hostile(parcel, rng)
                 watched = number % 20 < 2 and number >= 100  # it costs much time; the first ones import what is imported once
                 buffer, torchs = bytearray(bad), Allocated()
@@ -66,9 +66,10 @@ def main(mutations: int) -> None:
     print(
         f"{sum(outcomes.values())} mutated parcels over {len(codecs)} codecs: " + ", ".join(f"{k} {n}" for k, n in outcomes.most_common())
     )
+    more = f", {large:.2f} times its file where it was a MiB or more" if large else ""
     print(
-        f"slowest {1000 * slowest:.0f} ms; what a refused one took (Python's peak and all that torch made): under a MiB at most"
-        f" {small / 1024:.0f} KiB, a MiB or more at most {large:.2f} times its file; peak of the process {memory(CPU).peak_rss_bytes / 2**20:.0f} MiB"
+        f"slowest {1000 * slowest:.0f} ms; what a refused one took (Python's peak and all that torch made): at most {small / 1024:.0f} KiB{more};"
+        f" peak of the process {memory(CPU).peak_rss_bytes / 2**20:.0f} MiB"
     )
 
 
