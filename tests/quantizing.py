@@ -83,7 +83,7 @@ def asked(state: AgentState, codec: str = "affine", protect: int = 0) -> Request
     table = Levels(build(compose(["strategy=quantized", f"strategy/codec={codec}"]).strategy.codec), state.spec)
     fresh = torch.arange(len(state.cache.positions_T))
     rows = [*state.cache.keys_HTD, *state.cache.values_HTD]
-    return Request(state.token_ids, state.cache, state.captured, fresh, rows, table, fresh >= len(fresh) - protect)
+    return Request(state.token_ids, state.cache, state.captured, fresh, rows, table, fresh >= len(fresh) - protect, 1.5)
 
 
 def plan(controller: Controller, request: Request, budget: int) -> Tensor:

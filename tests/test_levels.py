@@ -46,7 +46,7 @@ def test_the_error_that_is_told_is_that_of_each_block(codec: Codec, tokens: int,
     biases = Biases(Rope(*torch.randn(2, tokens, 80)), {0: 9 * torch.randn(2, 80), 1: torch.randn(2, 80)})
     held = (everyone < protected) | (everyone >= tokens - protected)
     cache = KVCache(tuple(x[:3]), tuple(x[3:]), everyone, tokens)
-    request = Request((0,) * tokens, cache, Captured(), everyone, x, table, held, biases)
+    request = Request((0,) * tokens, cache, Captured(), everyone, x, table, held, 1.5, biases)
     shared = ~held if codec.block > 1 else everyone >= 0  # the tokens among which a row's mean power is
     for k, level in enumerate(table.names[:-1]):
         levels_N = request.at(level)

@@ -132,11 +132,11 @@ def test_eight_bits_change_next_to_nothing_and_two_do(tiny: Engine) -> None:
     state = chain(tiny, strategy(), 1)[0][0]
     exact = restored_raw(state, tiny)
     gaps = []
-    for bits in (9.5, 3.6):
+    for bits in ("level8", "level2"):
         made = strategy("strategy/controller=uniform", f"strategy.budget_bits={bits}")
         start = Start(made.inject(made.export(state, tiny, tiny.spec), tiny), tiny.template.following("And?"))
         gaps.append(float((tiny.prefill([start]).logits_BV - exact).abs().max()))
-    assert gaps[0] < 0.2 < gaps[1]
+    assert 10 * gaps[0] < gaps[1], gaps
 
 
 def test_the_oracle_is_for_fidelity_only(tiny: Engine) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from avpbench.codecs.levels import NATIVE
 from avpbench.controllers.controller import Controller, require_plan
 from avpbench.controllers.request import Request
-from avpbench.controllers.spend import SIGMA, assigned, spend, weights
+from avpbench.controllers.spend import assigned, spend, weights
 from avpbench.controllers.uniform import Uniform, strided
 from avpbench.core import AgentState
 from avpbench.engine.engine import Engine
@@ -69,12 +69,12 @@ def test_what_fits_no_more_is_raised_by_less() -> None:
 def test_only_the_order_of_scores_counts() -> None:
     """Equal scores weigh the same, the spread is the rule's, and a ranking turned round has the weights turned round."""
     score = torch.tensor([3.0, -1.0, 3.0, 0.5, 100.0])
-    found = weights(score)
-    assert torch.equal(found, weights(score.exp() * 1e-20))
+    found = weights(score, 1.5)
+    assert torch.equal(found, weights(score.exp() * 1e-20, 1.5))
     assert found[0] == found[2]
-    assert torch.allclose(found * weights(-score), torch.ones(5))
-    assert float(weights(torch.randn(4000)).log().std()) == pytest.approx(SIGMA, rel=0.01)
-    assert weights(torch.ones(7)).tolist() == [1.0] * 7
+    assert torch.allclose(found * weights(-score, 1.5), torch.ones(5))
+    assert float(weights(torch.randn(4000), 0.7).log().std()) == pytest.approx(0.7, rel=0.01)
+    assert weights(torch.ones(7), 1.5).tolist() == [1.0] * 7
 
 
 class Wrong(Controller):

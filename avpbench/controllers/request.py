@@ -37,6 +37,7 @@ class Request:
         rows: their values: every layer's keys_HND, then values_HND.
         table: the levels.
         protected_N: tokens that are native whatever the controller says: some first and some last ones.
+        spread: how far apart ranks set the weights of errors (spend.py).
         biases: what is taken from a row before it is coded.
     """
 
@@ -47,6 +48,7 @@ class Request:
     rows: Sequence[Tensor]
     table: Levels
     protected_N: Tensor
+    spread: float
     biases: Biases = NO_BIAS
 
     @cached_property

@@ -10,8 +10,6 @@ from torch import Tensor
 
 from avpbench.controllers.request import Request
 
-SIGMA = 1.5  # of the weights' logarithms; from the dev problems: experiments/controller_ablation/spread.py
-
 
 def spend(request: Request, score_N: Tensor, budget_bytes: int) -> Tensor:
     """Levels_N that spend the budget greedily by gain a byte, and then what is left on whatever still fits.
@@ -21,21 +19,21 @@ def spend(request: Request, score_N: Tensor, budget_bytes: int) -> Tensor:
     """
     free_N = ~request.protected_N
     weight_N = torch.zeros(len(score_N))
-    weight_N[free_N] = weights(score_N[free_N])
+    weight_N[free_N] = weights(score_N[free_N], request.spread)
     weight_B = request.blockwise(weight_N) / request.sizes_B
     loss_BK, left = weight_B[:, None] * request.errors_BK, request.unprotected(budget_bytes)
     return request.tokenwise(assigned(loss_BK, request.costs_BK, ~request.protected_B, left))
 
 
-def weights(score_N: Tensor) -> Tensor:
-    """What an error in each token counts, by its rank alone: log-normal, equal scores alike.
+def weights(score_N: Tensor, spread: float) -> Tensor:
+    """What an error in each token counts, by its rank alone: log-normal, equal scores alike; `spread` is the standard deviation of its log.
 
     A controller says which tokens matter, not by how much: one's norms lie close together, another's attention spans orders of
     magnitude, and without this the spread of a score would decide, not its order.
     """
     _, place_N, counts_U = torch.unique(score_N, return_inverse=True, return_counts=True)
     rank_U = counts_U.cumsum(0) - counts_U / 2  # the middle of those that are equal
-    return torch.exp(SIGMA * torch.special.ndtri(rank_U / len(score_N)))[place_N]
+    return torch.exp(spread * torch.special.ndtri(rank_U / len(score_N)))[place_N]
 
 
 def assigned(loss_BK: Tensor, costs_BK: Tensor, free_B: Tensor, left: int) -> Tensor:

@@ -26,6 +26,10 @@ class Uniform(Controller):
             count = min(len(free), left // int(steps.min()))
             while int(steps[chosen := strided(len(free), count)].sum()) > left:
                 count -= 1
+            left -= int(steps[chosen].sum())
+            for k in (~chosen).nonzero()[:, 0].tolist() if request.table.codec.block > 1 else []:  # a short block may still fit
+                if int(steps[k]) <= left:
+                    chosen[k], left = True, left - int(steps[k])
             places_B[free[chosen]] = level + 1
         return request.tokenwise(places_B)
 
@@ -37,5 +41,6 @@ def _highest(totals_K: Tensor, left: int) -> int:
 
 def strided(length: int, count: int) -> Tensor:
     """`count` of `length` places, as evenly as can be."""
-    marks = torch.arange(length + 1) * count // length
-    return marks.diff() > 0
+    chosen = torch.zeros(length, dtype=torch.bool)
+    chosen[(2 * torch.arange(count) + 1) * length // (2 * count) if count else []] = True  # neither end is favoured
+    return chosen

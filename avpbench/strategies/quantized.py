@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from avpbench import wire
-from avpbench.checks import flag, whole
+from avpbench.checks import flag, number, whole
 from avpbench.codecs import coded
 from avpbench.codecs.bias import NO_BIAS
 from avpbench.codecs.codec import Codec
@@ -93,6 +93,7 @@ class Quantized(Strategy):
         key_bias: take the key projection's bias out before coding; the receiver puts it back.
         keys_step: so many of the codec's widths more for keys than the level says.
         layer_steps: the same for single layers: even, first, ends, or pairs [[layer, step], ...].
+        spread: how far apart a ranking sets the weights of errors, a standard deviation of their logarithms; 0: all alike.
     """
 
     kind = "quantized"
@@ -100,11 +101,12 @@ class Quantized(Strategy):
 
     def __init__(
         self, controller: Controller, codec: Codec, budget_bits: float | str, sinks: int, recent: int, requantize: bool,
-        key_bias: bool, keys_step: int, layer_steps: str | Sequence[Sequence[int]],
+        key_bias: bool, keys_step: int, layer_steps: str | Sequence[Sequence[int]], spread: float,
     ) -> None:  # fmt: skip
         whole("strategy.sinks", sinks, 0)
         whole("strategy.recent", recent, 0)
         whole("strategy.keys_step", keys_step, 0)
+        number("strategy.spread", spread, 0, 8)
         flag("strategy.requantize", requantize)
         flag("strategy.key_bias", key_bias)
         for name, part, kind in (("controller", controller, Controller), ("codec", codec, Codec)):
@@ -112,7 +114,7 @@ class Quantized(Strategy):
                 raise ConfigError(f"strategy.{name} is {part!r}, no {name}: its YAML wants a _target_ (docs/adding-a-controller.md)")
         self.controller, self.codec, self.budget = controller, codec, Budget.read(budget_bits, codec)
         self.sinks, self.recent, self.requantize, self.key_bias = sinks, recent, requantize, key_bias
-        self.keys_step, self.layer_steps = keys_step, steps_of(layer_steps)
+        self.keys_step, self.layer_steps, self.spread = keys_step, steps_of(layer_steps), float(spread)
         self.needs = controller.needs
 
     @property
@@ -154,7 +156,7 @@ class Quantized(Strategy):
         biases = key_bias(sender.model, cache.positions_T[fresh_N]) if self.key_bias else NO_BIAS
         positions_N, most = cache.positions_T[fresh_N].cpu(), self.budget.num_bytes(cache.span - start, table)
         protected_N = protected(positions_N, self.sinks, self.recent, most, table)
-        request = Request(state.token_ids, cache, state.captured, fresh_N, rows, table, protected_N, biases)
+        request = Request(state.token_ids, cache, state.captured, fresh_N, rows, table, protected_N, self.spread, biases)
         return _Draft(self.card(state, span=cache.span, **self._codes()), pack(state), old, old_levels_T, request, paid, self.budget)
 
     def _require_same_codes(self, received: CacheCard) -> None:

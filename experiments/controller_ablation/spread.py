@@ -14,7 +14,6 @@ import sys
 import torch
 
 from avpbench.config import compose
-from avpbench.controllers import spend
 from avpbench.phases import fidelity
 from avpbench.setup import cell_of
 
@@ -24,10 +23,10 @@ SIGMAS = ("0.5", "1", "1.5", "2")
 BATCH = 32
 
 
-def kl(name: str, num: int) -> float:
+def kl(name: str, sigma: str, num: int) -> float:
     """A controller's mean KL over so many dev problems."""
     with contextlib.redirect_stdout(sys.stderr):
-        cell = cell_of(compose([*DEV, f"limit={num}", f"strategy/controller={name}"]))
+        cell = cell_of(compose([*DEV, f"limit={num}", f"strategy/controller={name}", f"strategy.spread={sigma}"]))
         blocks = [range(begin, min(begin + BATCH, num)) for begin in range(0, num, BATCH)]
         return statistics.fmean(record.kl for block in blocks for record in fidelity.score(cell, block))
 
@@ -38,8 +37,7 @@ def main() -> None:
     print(f"KL on {num} dev problems, chain of 4, budget level2")
     print("sigma  " + "  ".join(f"{name:>18}" for name in CONTROLLERS))
     for sigma in sigmas:
-        spend.SIGMA = float(sigma)
-        print(f"{sigma:>5}  " + "  ".join(f"{kl(name, num):18.5f}" for name in CONTROLLERS), flush=True)
+        print(f"{sigma:>5}  " + "  ".join(f"{kl(name, sigma, num):18.5f}" for name in CONTROLLERS), flush=True)
 
 
 if __name__ == "__main__":
