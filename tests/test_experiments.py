@@ -78,7 +78,7 @@ def test_what_a_study_declares_is_among_its_cells(study: Any) -> None:
     whose = composed(study.name).study  # several experiments may fill one study's folder
     for cfg in (composed(name) for name in (study.name, *(n for n in NAMES if composed(n).study == whose))):
         for key, values in cfg.hydra.sweeper.params.items():
-            swept.setdefault(key, [cfg.get(key)]).extend(_plain(v) for v in str(values).split(","))
+            swept.setdefault(key, [OmegaConf.select(cfg, key)]).extend(_plain(v) for v in str(values).split(","))
     fixed = dict(_dotted(OmegaConf.to_container(composed(study.name), resolve=False)))  # type: ignore[arg-type]
     short = {"fraction": "strategy.fraction", "budget_bits": "strategy.budget_bits", "requantize": "strategy.requantize"}
     asked = [{**t.where, **row, **chosen} for t in study.tables for row in t.rows.values() for chosen in combinations(t.each | t.across)]
