@@ -33,7 +33,7 @@ OFF: dict[str, Any] = {  # by key of the config (a slash: a choice of a part): w
     "strategy.layer_steps": "even",
     "strategy.codec.group": WHOLE_HEAD,
 }
-FIXED = ("strategy.budget_bits",)  # what all variants share
+FIXED = ("strategy.budget_bits", "strategy.spread")  # what all variants share
 
 
 @final
