@@ -81,6 +81,15 @@ def test_a_round_trip_stays_within_the_codecs_bound(codec: Codec, shape: tuple[i
             assert bool(((back - seen).abs() <= limit).all()), (name, width, treatment)
 
 
+@pytest.mark.parametrize("width", [2, 4, 8])
+def test_affine_codes_of_one_level_are_fixed_points(width: int) -> None:
+    """Coded again, what was decoded has the same codes: an ablation that codes anew moves nothing at one level."""
+    codec = codec_named({"name": "affine", "group": 64})
+    once = round_trip(codec, torch.randn(2, 2, 50, 32), width, "")
+    again = round_trip(codec, once, width, "")
+    assert float((again - once).abs().max()) < 2e-3 * float(once.abs().max())
+
+
 def test_more_bits_are_better(codec: Codec) -> None:
     torch.manual_seed(1)
     x = torch.randn(2, 2, 96, 64)

@@ -182,8 +182,7 @@ def _limit_s(hop: LastHop, start: Start, held_bytes: int, upload_bytes: int) -> 
 
 
 def exporting(hop: LastHop, block: int) -> tuple[float, dict[str, float]]:
-    """The seconds of the export call, and what the captures it rests on add to a pass over the sender's tokens: two passes, which of
-    them is first changing from block to block."""
+    """Seconds of the export call and of what its captures add to a pass over the sender's tokens; which pass is first, changes by block."""
     engine, state, needs = hop.sender.engine, hop.state, hop.strategy.needs
     with total(engine.device) as call:
         hop.strategy.export(state, engine, hop.receiver.engine.spec)
