@@ -8,7 +8,7 @@ run _reference "$@"
 run _accuracy "$@"                                      # 11 controllers x 3 budgets x 400 problems; first, so that a summary counts both
 run "" "$@"                                             # KL: 12 controllers x 3 budgets x 1,000 problems, 3 hops
 run _random "$@"                                        # 5 controllers x 8 permutations x 1,000 problems
-run _spread "$@"                                        # 12 controllers x 500 problems, less trusted
+run _spread "$@"                                        # 12 controllers x 500 problems, trusted more
 run _hops "$@"                                          # 1 and 7 hops, 5 controllers x 500 problems
 run _random chain=2,8 limit=500 strategy/controller@strategy.controller.of=snapkv "$@"
 run _codecs "$@"                                        # 4 codecs x 3 controllers x 2 budgets x 500 problems

@@ -2,7 +2,7 @@
 
     python experiments/controller_ablation/spread.py [problems] [sigma ...] | tee experiments/controller_ablation/spread.txt
 
-The rule: the spread at which `oracle`, which ranks by what the gold continuation attends to, loses least; no other controller's result decides.
+The rule: the least geometric mean over the rankings (`uniform` is none). The oracle alone would choose 1.5, where weak rankings lose much.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from __future__ import annotations
 import contextlib
 import statistics
 import sys
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 
 import torch
 
@@ -25,6 +27,7 @@ BATCH = 32
 
 def kl(name: str, sigma: str, num: int) -> float:
     """A controller's mean KL over so many dev problems."""
+    torch.set_num_threads(1)
     with contextlib.redirect_stdout(sys.stderr):
         cell = cell_of(compose([*DEV, f"limit={num}", f"strategy/controller={name}", f"strategy.spread={sigma}"]))
         blocks = [range(begin, min(begin + BATCH, num)) for begin in range(0, num, BATCH)]
@@ -33,11 +36,12 @@ def kl(name: str, sigma: str, num: int) -> float:
 
 def main() -> None:
     num, sigmas = int(sys.argv[1]) if len(sys.argv) > 1 else 200, sys.argv[2:] or SIGMAS
-    torch.set_num_threads(1)
     print(f"KL on {num} dev problems, chain of 4, budget level2")
-    print("sigma  " + "  ".join(f"{name:>18}" for name in CONTROLLERS))
-    for sigma in sigmas:
-        print(f"{sigma:>5}  " + "  ".join(f"{kl(name, sigma, num):18.5f}" for name in CONTROLLERS), flush=True)
+    print("sigma  " + "  ".join(f"{name:>18}" for name in (*CONTROLLERS, "geometric mean")), flush=True)
+    with ProcessPoolExecutor(4, get_context("spawn")) as pool:
+        for sigma in sigmas:
+            lost = list(pool.map(kl, CONTROLLERS, [sigma] * len(CONTROLLERS), [num] * len(CONTROLLERS)))
+            print(f"{sigma:>5}  " + "  ".join(f"{value:18.5f}" for value in (*lost, statistics.geometric_mean(lost[1:]))), flush=True)
 
 
 if __name__ == "__main__":
