@@ -72,12 +72,11 @@ def encode(x_ND: Tensor, group: int, width: int, *bias: Tensor) -> tuple[Tensor,
 def errors(x_ND: Tensor, group: int, widths: Sequence[int], *bias: Tensor) -> tuple[Tensor, Tensor]:
     """What each width's codes lose of a row, a sum of squares_WN, and its own sum of squares_N, in float32."""
     low_NG, high_NG = _bounds_of(x_ND, group, bias)
-    found = []
-    for width in (0, *widths):  # no bits, no scale: all that there is
-        scale_NG, offset_NG = (t.float() for t in fit(low_NG, high_NG, width)) if width else torch.zeros(2, *low_NG.shape)
-        highest = torch.tensor(2.0**width - 1)
-        found.append(_run(_misses_without if bias else _misses, x_ND.view(WORD), inverse(scale_NG), scale_NG, offset_NG, highest, *bias))
-    return torch.stack(found[1:]), found[0]
+    fits = [fit(low_NG, high_NG, width) for width in widths]
+    scale_NWG, highest_W = torch.stack([scale for scale, _ in fits], 1).float(), torch.tensor([2.0**width - 1 for width in widths])
+    measured = _misses_without if bias else _misses
+    lost_NW, power_N = _run(measured, x_ND.view(WORD), inverse(scale_NWG), scale_NWG, fits[0][1].float(), highest_W, *bias)
+    return lost_NW.T, power_N
 
 
 def _bounds_of(x_ND: Tensor, group: int, bias: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
@@ -100,18 +99,22 @@ def _bounds_without(pairs_NP: Tensor, group: int, *bias: Tensor) -> tuple[Tensor
     return one.minimum(two).amin(-1), one.maximum(two).amax(-1)
 
 
-def _misses_without(pairs_NP: Tensor, inverse_NG: Tensor, scale_NG: Tensor, offset_NG: Tensor, highest: Tensor, *bias: Tensor) -> Tensor:
-    return _misses(pairs_NP, inverse_NG, scale_NG, offset_NG, highest, *bias)
+def _misses_without(pairs_NP: Tensor, inverse_NWG: Tensor, scale_NWG: Tensor, offset_NG: Tensor, highest_W: Tensor, *bias: Tensor) -> Any:
+    return _misses(pairs_NP, inverse_NWG, scale_NWG, offset_NG, highest_W, *bias)
 
 
-def _misses(pairs_NP: Tensor, inverse_NG: Tensor, scale_NG: Tensor, offset_NG: Tensor, highest: Tensor, *bias: Tensor) -> Tensor:
-    def missed(half: Tensor) -> Tensor:
-        x = half.view(*offset_NG.shape, -1)
-        codes = ((x - offset_NG[..., None]) * inverse_NG[..., None]).round().clamp(min=0).minimum(highest)
-        return (codes * scale_NG[..., None] + offset_NG[..., None] - x).square()
+def _misses(
+    pairs_NP: Tensor, inverse_NWG: Tensor, scale_NWG: Tensor, offset_NG: Tensor, highest_W: Tensor, *bias: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Every width in one loop, since reading and widening the values takes longer than coding them once."""
+    one, two = (half.view(*offset_NG.shape, -1) for half in _halves(pairs_NP, *bias))
 
-    one, two = _halves(pairs_NP, *bias)
-    return (missed(one) + missed(two)).sum((-1, -2))
+    def missed(x: Tensor, w: int) -> Tensor:
+        codes = ((x - offset_NG[..., None]) * inverse_NWG[:, w, :, None]).round().clamp(min=0).minimum(highest_W[w])
+        return (codes * scale_NWG[:, w, :, None] + offset_NG[..., None] - x).square()
+
+    lost = [(missed(one, w) + missed(two, w)).sum((-1, -2)) for w in range(len(highest_W))]
+    return torch.stack(lost, -1), (one.square() + two.square()).sum((-1, -2))
 
 
 def _halves(pairs_NP: Tensor, *bias: Tensor) -> tuple[Tensor, Tensor]:

@@ -17,8 +17,8 @@ from avpbench.engine.attention import attentions
 def received(queries: Queries | None, request: Request) -> Tensor:
     """The attention_PN that each query gives each token to be coded, a mean over layers and heads."""
     held = captured(queries, "these queries were")
-    parts = [layer_HGPT.mean((0, 1))[:, request.fresh_N] for layer_HGPT in attentions(held, request.cache)]
-    return torch.stack(parts).mean(0)
+    parts = [layer_HGPT.mean((0, 1)) for layer_HGPT in attentions(held, request.cache)]
+    return torch.stack(parts).mean(0)[:, request.fresh_N]
 
 
 def smoothed(score_N: Tensor, width: int) -> Tensor:
