@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import final
 
-from analysis.cells import Cell
+from analysis.cells import Cell, Where
 from analysis.contrasts import SEEDS
-from analysis.declared import Claim, Declared
+from analysis.declared import Claim, Declared, Measure
 from analysis.errors import MismatchedSamples, Missing, Refused
-from analysis.estimates import Estimate, number, point_of, spoken
+from analysis.estimates import Estimate, Point, number, point_of, spoken
+from analysis.lines import line_error
 from analysis.metrics import metric
 from analysis.tables import Entry, Table
 from analysis.timing import FEW
@@ -55,7 +56,7 @@ def _measured(claim: Claim, place: int, cells: Sequence[Cell], run: str, shown: 
         point = point_of(cells, f"{claim.claim}: {measure.label}", where | measure.cells, measure.entrant, run)
         matched = point.cells
         against = None if measure.against is None else point_of(cells, f"{measure.label} (against)", where | measure.against, None, run)
-        found = metric(measure.metric).compute(point, against)
+        found = _line(measure, cells, where, run) if measure.line else metric(measure.metric).compute(point, against)
     except Missing as error:
         shown.note(str(error))
         return _Measured()
@@ -67,8 +68,22 @@ def _measured(claim: Claim, place: int, cells: Sequence[Cell], run: str, shown: 
     return _Measured(found.cells, found)
 
 
+def _line(measure: Measure, cells: Sequence[Cell], where: Where, run: str) -> Estimate:
+    (fact, values), *_ = measure.line.items()
+
+    def side(against: bool, value: float) -> Point:
+        facts = (measure.against if against else measure.cells) or {}
+        return point_of(cells, f"{measure.label}, {fact} {value}", {**where, **facts, fact: value}, None, run)
+
+    return line_error(side, values, float(measure.cells[fact]), measure.metric)
+
+
 def _shown(claim: Claim, place: int, estimate: Estimate) -> str:
-    return spoken(estimate, metric(claim.measures[place].metric).unit)
+    return spoken(estimate, _unit(claim.measures[place]))
+
+
+def _unit(measure: Measure) -> str:
+    return "%" if measure.line else metric(measure.metric).unit
 
 
 def _verdict(claim: Claim, found: Sequence[_Measured], every: Sequence[Cell]) -> str:
@@ -87,7 +102,7 @@ def _verdict(claim: Claim, found: Sequence[_Measured], every: Sequence[Cell]) ->
         return "missing records" if not there else f"undecided: {len(found) - len(there)} of {len(found)} measures are missing"
     if any(FEW in one.note for one in there):
         return "undecided: too few process restarts"
-    texts = [number(one.value, metric(measure.metric).unit) for one, measure in zip(there, claim.measures, strict=True)]
+    texts = [number(one.value, _unit(measure)) for one, measure in zip(there, claim.measures, strict=True)]
     counted = [one for one, measure in zip(there, claim.measures, strict=True) if measure.counts]
     return claim.verdict[_ruling(claim, counted)].format(*texts, least=_least(claim, every)) + _seeds(there[0].cells)
 

@@ -120,6 +120,7 @@ class Measure:
     against: Where | None = None
     entrant: str | None = None
     counts: bool = True  # in the verdict; else it stands beside the others
+    line: dict[str, list[float]] = field(default_factory=dict)  # error of this ratio as lines over a fact's values predict it
 
 
 @final

@@ -55,7 +55,7 @@ def describe(identity: Identity, cell: Cell, config: dict[str, Any], words: Sequ
         command=["avpbench", *words],
         began=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         config=config,
-        roofline=_roofline(cell.agents[-1].engine) if config["latency"]["enabled"] else None,
+        roofline=_roofline(cell.agents[-1].engine, config["latency"]["enabled"]),
         resumed_anyway=[],
         spent={},
         num_samples=cell.num_samples,
@@ -63,8 +63,9 @@ def describe(identity: Identity, cell: Cell, config: dict[str, Any], words: Sequ
     )
 
 
-def _roofline(engine: Engine) -> dict[str, Any]:
-    return asdict(measured_rates(engine.device, engine.model.dtype, torch.get_num_threads())) | asdict(work_of(engine))
+def _roofline(engine: Engine, timed: bool) -> dict[str, Any]:
+    rates = asdict(measured_rates(engine.device, engine.model.dtype, torch.get_num_threads())) if timed else {}
+    return asdict(work_of(engine)) | rates
 
 
 def device_name(device: torch.device) -> str:

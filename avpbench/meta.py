@@ -46,7 +46,7 @@ class Meta:
     command: list[str]
     began: str
     config: dict[str, Any]
-    roofline: dict[str, Any] | None  # the device's measured rates and a pass's work; None where nothing is timed
+    roofline: dict[str, Any] | None  # a pass's work, and where passes are timed the device's measured rates; None in older records
     resumed_anyway: list[dict[str, Any]]  # what differed when somebody went on all the same, ever
     spent: dict[str, dict[str, float]]  # seconds and how many of what, by phase, once the run ends: what plans estimate from
     num_samples: int  # of this run's limit

@@ -54,7 +54,7 @@ class Quality:
     cache_bytes: float | None
     mean_bits: float | None  # of all bytes, a value that they stand for; None where no K/V crossed as bytes
     peak_cache_bytes: float | None  # the largest turn's
-    end_to_end_s: float | None  # the whole chain; None where samples ran in batches
+    end_to_end_s: float | None  # the whole chain, but for the first problem; None where samples ran in batches
 
 
 @final

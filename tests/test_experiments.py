@@ -84,6 +84,8 @@ def test_what_a_study_declares_is_among_its_cells(study: Any) -> None:
     asked = [{**t.where, **row, **chosen} for t in study.tables for row in t.rows.values() for chosen in combinations(t.each | t.across)]
     asked += [{**t.where, **column, **chosen} for t in study.tables for column in t.columns.values() for chosen in combinations(t.each)]
     asked += [{**c.where, **side, **chosen} for c in study.contrasts for side in (c.a, c.b) for chosen in combinations(c.each)]
+    for measure in (one for claim in claims(EXPERIMENTS) if claim.study == study.name for one in claim.measures):
+        asked += [{**side, **chosen} for side in (measure.cells, measure.against or {}) for chosen in combinations(measure.line)]
     for panel in (panel for figure in study.figures for panel in figure.panels):
         asked += [{**panel.where, **line, panel.x.fact: x} for line in panel.lines.values() for x in panel.x.values]
         if panel.kind == "lines":

@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -195,6 +196,22 @@ def test_verdicts_follow_their_rule(tmp_path: Path, low: float | None, high: flo
     words = {"holds": "yes {0}", "fails": "no {0}", "unclear": "?"}
     shown = claims_table([Claim("c", "s", "t", "d", "x", "runs", measures, needs, words, low, high)], told, {})
     assert shown.rows[0][-1].text == verdict
+
+
+def test_a_line_through_short_chains_is_held_against_the_long_one(tmp_path: Path) -> None:
+    """Raw's tokens are a line in N and text's a parabola, 10 N^2: fitted at 2, 3 and 4 it says 876.7 at 16, where 2,560 are."""
+    runs = [write_run(tmp_path, ("study=t", "strategy=raw", f"chain={n}"), prefilled=10) for n in (2, 3, 4, 16)]
+    runs += [write_run(tmp_path, ("study=t", "strategy=text", f"chain={n}"), prefilled=10 * n) for n in (2, 3, 4, 16)]
+    told = [replaced(cell) for cell in cells(*runs)]
+    sides = {"cells": {"strategy": "raw", "chain": 16}, "against": {"strategy": "text", "chain": 16}}
+    measures = [
+        Measure("m", "ratio:prefilled_tokens", **sides),
+        Measure("e", "ratio:prefilled_tokens", **sides, counts=False, line={"chain": [2, 3, 4]}),
+    ]
+    claim = Claim("c", "s", "t", "d", "x", "runs", measures, "any", dict.fromkeys(("holds", "fails", "unclear"), "{0}, off by {1}"), 1)
+    assert claims_table([claim], told, {}).rows[0][-1].text.startswith("16.00x, off by -65.8%")
+    wrong = Measure("e", "prefilled_tokens", {"strategy": "raw", "chain": 16}, line={"chain": [2, 3]})
+    assert "a line wants a ratio:KEY" in " ".join(claims_table([replace(claim, measures=[wrong])], told, {}).notes)
 
 
 def replaced(cell: Cell) -> Cell:

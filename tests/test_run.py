@@ -75,7 +75,7 @@ def test_scripted_agents_say_real_solutions_of_one_length_whatever_the_strategy(
         assert {turn.finish for sample in samples for turn in sample.turns} == {"script"}
         assert [[turn.generated_tokens for turn in sample.turns] for sample in samples] == [[20, 20, 30]] * 2
         assert all(sample.end_to_end_s is not None and sample.end_to_end_s > 0 for sample in samples)
-        assert summary["end_to_end_s"] == pytest.approx(sum(s.end_to_end_s or 0 for s in samples) / 2)
+        assert summary["end_to_end_s"] == samples[1].end_to_end_s, "the first pays for kernels and allocations"
     assert said["raw"] == said["text"]
     assert len({words for sample in said["raw"] for words in sample}) == 6
     assert any("=" in words for sample in said["raw"] for words in sample)

@@ -1,0 +1,35 @@
+"""How far a line is off: what a few short chains predict of a ratio, against what a long one measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from analysis.cells import comparable
+from analysis.errors import Refused
+from analysis.estimates import Estimate, Point
+from analysis.quality import average
+
+
+def line_error(side: Callable[[bool, float], Point], values: Sequence[float], at: float, metric: str) -> Estimate:
+    """Predicted / measured - 1 of ratio:KEY at `at`, where both sides' means are lines over `values`.
+
+    Args:
+        side: the point of the measure itself (False) or of what it is against (True), at a value.
+    """
+    kind, _, key = metric.partition(":")
+    if kind != "ratio" or len(values) < 2:
+        raise Refused(f"a line wants a ratio:KEY and two values at least, got {metric!r} and {list(values)}")
+    predicted, measured = 1.0, 1.0
+    cells: list[Any] = []
+    for against in (False, True):
+        points = [side(against, value) for value in (*values, at)]
+        cells += [cell for point in points for cell in point.cells]
+        means = [average(point, key, interval=False).value for point in points]
+        slope, start = np.polyfit(np.array(values, dtype=float), np.array(means[:-1]), 1)
+        sign = 1 if against else -1
+        predicted, measured = predicted * float(start + slope * at) ** sign, measured * means[-1] ** sign
+    comparable(cells)
+    return Estimate(predicted / measured - 1, None, None, len(values), tuple(cells))
