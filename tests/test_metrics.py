@@ -199,8 +199,8 @@ def test_verdicts_follow_their_rule(tmp_path: Path, low: float | None, high: flo
 
 
 def test_a_line_through_short_chains_is_held_against_the_long_one(tmp_path: Path) -> None:
-    """Raw's tokens are a line in N and text's a parabola, 10 N^2: fitted at 2, 3 and 4 it says 876.7 at 16, where 2,560 are."""
-    runs = [write_run(tmp_path, ("study=t", "strategy=raw", f"chain={n}"), prefilled=10) for n in (2, 3, 4, 16)]
+    """Raw: 10 N, and 320 at 16; text: 10 N^2. Lines through 2, 3 and 4 say 160 and 876.7 at 16, a ratio of 5.48 where it is 8."""
+    runs = [write_run(tmp_path, ("study=t", "strategy=raw", f"chain={n}"), prefilled=20 if n == 16 else 10) for n in (2, 3, 4, 16)]
     runs += [write_run(tmp_path, ("study=t", "strategy=text", f"chain={n}"), prefilled=10 * n) for n in (2, 3, 4, 16)]
     told = [replaced(cell) for cell in cells(*runs)]
     sides = {"cells": {"strategy": "raw", "chain": 16}, "against": {"strategy": "text", "chain": 16}}
@@ -209,9 +209,19 @@ def test_a_line_through_short_chains_is_held_against_the_long_one(tmp_path: Path
         Measure("e", "ratio:prefilled_tokens", **sides, counts=False, line={"chain": [2, 3, 4]}),
     ]
     claim = Claim("c", "s", "t", "d", "x", "runs", measures, "any", dict.fromkeys(("holds", "fails", "unclear"), "{0}, off by {1}"), 1)
-    assert claims_table([claim], told, {}).rows[0][-1].text.startswith("16.00x, off by -65.8%")
+    assert claims_table([claim], told, {}).rows[0][-1].text.startswith("8.00x, off by -31.5%")
     wrong = Measure("e", "prefilled_tokens", {"strategy": "raw", "chain": 16}, line={"chain": [2, 3]})
     assert "a line wants a ratio:KEY" in " ".join(claims_table([replace(claim, measures=[wrong])], told, {}).notes)
+
+
+def test_the_first_problem_s_time_is_no_time(tmp_path: Path) -> None:
+    """It pays for kernels and allocations."""
+    one = point(write_run(tmp_path, RAW, num=3))
+    one.first.samples["end_to_end_s"] = [100.0, 1.0, 3.0]
+    assert quality.values(one.first, "end_to_end_s").tolist() == [1.0, 3.0]
+    one.first.samples["end_to_end_s"] = [100.0, None, None]
+    with pytest.raises(Refused, match="give limit=2 or more"):
+        quality.values(one.first, "end_to_end_s")
 
 
 def replaced(cell: Cell) -> Cell:
