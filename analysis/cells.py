@@ -90,7 +90,7 @@ def _problem(cell: dict[str, Any], parts: dict[str, pd.DataFrame]) -> str | None
     there["num_blocks"] = "timed blocks", _num_blocks(parts["latency"], cell["summary"]["label"])
     for key, (what, number) in there.items():
         if number != cell["summary"][key]:
-            return f"it has records of {number} {what}, and its summary counts {cell['summary'][key]}"
+            return f"it has records of {number} {what}, and its summary counts {cell['summary'][key]}; run its largest limit again"
     return None
 
 

@@ -60,6 +60,9 @@ def _fill(table: Table, rows: dict[str, Point]) -> None:
     table.note("MDD: the least difference in KL from uniform that would have shown (80% power, 5% level)")
     table.note("uniform is a strided mixture of two neighbouring levels where no level costs the budget exactly")
     table.note("share of gap: (random - it) / (random - oracle), left out where random and oracle cannot be told apart")
+    shares = {label: _share(table, uniform, point, oracle).text for label, point in rows.items() if uniform and label.startswith("random ")}
+    if known := [f"{share} of the way from {label}" for label, share in shares.items() if share != "-"]:
+        table.note(f"uniform, which ranks nothing, is {', '.join(known)} to oracle: a ranking is worth something where it beats both")
 
 
 def _draws(table: Table, point: Point) -> None:
@@ -112,8 +115,8 @@ def against(table: Table, point: Point, other: Point | None, name: str = "kl") -
     return [Entry(spoken(found.effect, unit), point.first), Entry(number(found.detectable, unit).lstrip("+"), point.first)]
 
 
-def _share(table: Table, point: Point, random: Point | None, oracle: Point | None) -> Entry:
-    if random is None or oracle is None or point in (random, oracle):
+def _share(table: Table, point: Point | None, random: Point | None, oracle: Point | None) -> Entry:
+    if point is None or random is None or oracle is None or point in (random, oracle):
         return Entry("-")
     try:
         return table.entry(quality.share_of_gap(point, random, oracle), "%")

@@ -28,7 +28,7 @@ class TableSpec:
     """Rows by label; `kind` says which table. Rows named raw, text, reprefill, blank and shuffled play those parts."""
 
     name: str
-    kind: str  # strategies | controllers | crossed | timings
+    kind: str  # strategies | controllers | crossed | divergences | timings
     title: str
     rows: dict[str, Where]
     where: Where = field(default_factory=dict)

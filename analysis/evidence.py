@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
-from analysis import claims, contrasts, controllers, crossed, pages, strategies, timings
+from analysis import claims, contrasts, controllers, crossed, divergences, pages, strategies, timings
 from analysis.cells import ORGANISM, Cell, cells_of
 from analysis.declared import EXPERIMENTS, Declared
 from analysis.declared import claims as read_claims
@@ -19,7 +19,10 @@ from analysis.studies import load, names, transcripts
 from analysis.tables import Table, as_csv, markdown
 
 OUTPUTS = ("results/figures", "results/tables", "results/cells")
-_TABLES = {"strategies": strategies.tables, "controllers": controllers.tables, "crossed": crossed.tables, "timings": timings.tables}
+_TABLES = {
+    "strategies": strategies.tables, "controllers": controllers.tables, "crossed": crossed.tables, "divergences": divergences.tables,
+    "timings": timings.tables,
+}  # fmt: skip
 _HEAD = """# Benchmarks
 
 Made by `python -m analysis` from `results/published` and the studies' own declarations (`experiments/*/README.md`,

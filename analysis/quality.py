@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
@@ -30,6 +31,10 @@ def values(cell: Cell, name: str) -> pd.Series:
         raise Refused(f"{cell.facts['folder']} has random weights: {name} means nothing there")
     if name == "flop":
         return _flop(cell)
+    if name == "nll_difference":
+        return values(cell, "nll") - values(cell, "raw_nll")
+    if name.startswith("attention_error:"):
+        return _attention_error(cell, *map(int, name.split(":")[1:]))
     if column not in frame or frame[column].isna().all():
         phase = "fidelity" if name in _FIDELITY else "quality"
         if not cell.ran(phase):
@@ -50,6 +55,15 @@ def _flop(cell: Cell) -> pd.Series:
     if not work:
         raise NotMeasured(f"{cell.facts['folder']} has no count of operations")
     return work["token_flop"] * values(cell, "forward_tokens") + work["attention_flop"] * values(cell, "pairs")
+
+
+def _attention_error(cell: Cell, hop: int, layer: int | None = None) -> pd.Series:
+    """After a hop, of a layer or the mean over them."""
+    frame = cell.fidelity
+    if "attention_errors" not in frame or frame.attention_errors.isna().any():
+        raise NotMeasured(f"{cell.facts['folder']} has no attention errors: what it hands over is no K/V, or was not scored")
+    rows = [json.loads(text)[hop] for text in frame.attention_errors]
+    return pd.Series([float(np.mean(row)) if layer is None else float(row[layer]) for row in rows], index=frame.sample_id)
 
 
 def pooled(cells: Sequence[Cell], name: str) -> pd.Series:

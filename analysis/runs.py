@@ -1,8 +1,8 @@
-"""Unpublished runs: one in numbers, or several against the first."""
+"""Unpublished runs: one in numbers, or several against one of them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from analysis import strategies
@@ -10,6 +10,7 @@ from analysis.cells import Cell, cells_of
 from analysis.errors import MismatchedSamples, NoRecords, Refused
 from analysis.estimates import Point, number, spoken
 from analysis.metrics import METRICS
+from analysis.quality import contrast
 from analysis.studies import label_of, load_runs
 from analysis.tables import Entry, Table
 from analysis.timing import stages
@@ -27,11 +28,38 @@ def folders(given: Sequence[Path]) -> list[Path]:
 
 
 def compare(given: Sequence[Path]) -> Table:
-    """The runs side by side, accuracy of each against the first by problem."""
+    """The runs side by side, accuracy and KL of each by problem against the first given; of one folder's, against raw, else `uniform`."""
     points = _points(given)
-    table = Table("compare", "Runs, each against the first", [])
-    strategies.fill(table, points, reference=next(iter(points)))
+    named = _usual(points) if given and folders(given) != list(given) else None
+    reference = named or next(iter(points))
+    table = Table("compare", f"Runs, each against {reference}", [])
+    strategies.fill(table, points, reference)
+    if points[reference].first.facts["num_scored"]:
+        table.header += [f"KL against {reference}", "p"]
+        for row, point in zip(table.rows, points.values(), strict=True):
+            row += _diverges(table, point, points[reference])
     return table
+
+
+def _usual(points: Mapping[str, Point]) -> str | None:
+    """What others are commonly held against, if it is there."""
+    for key, wanted in (("strategy", "raw"), ("controller", "uniform")):
+        for label, point in points.items():
+            if point.first.facts.get(key) == wanted:
+                return label
+    return None
+
+
+def _diverges(table: Table, point: Point, reference: Point) -> list[Entry]:
+    """How much more KL it has on the same problems, and a p."""
+    try:
+        if point is reference:
+            return [Entry("-")] * 2
+        found = contrast(point, reference, "kl")
+    except (Refused, MismatchedSamples) as error:
+        table.note(f"KL of {point.label} against {reference.label}: refused: {error}")
+        return [Entry("-")] * 2
+    return [Entry(spoken(found.effect, "nats"), point.first), Entry(f"{found.p:.2g}", point.first)]
 
 
 def _points(given: Sequence[Path]) -> dict[str, Point]:

@@ -7,14 +7,18 @@ from collections.abc import Sequence
 
 from avpbench.errors import ConfigError
 
+_MOST = 2**53  # exact as a float too
+
 
 def whole(key: str, value: object, least: int, null: str | None = None, also: str = "") -> None:
-    """Raises ConfigError unless the value is a whole number >= `least`, or null where `null` says what that means.
+    """Raises ConfigError unless the value is a whole number from `least` to 2**53, or null where `null` says what that means.
 
     `also` names what else the caller would have taken.
     """
     if value is None and null is not None:
         return
+    if type(value) is int and value > _MOST:
+        raise ConfigError(f"{key} must be at most {_MOST}, got {value!r}")
     if type(value) is not int or value < least:
         also += f" or null ({null})" if null else ""
         raise ConfigError(f"{key} must be a whole number >= {least}{also}, got {value!r}")

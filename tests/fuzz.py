@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import copy
+import ctypes
+import gc
 import json
 import random
 import struct
+from collections.abc import Callable
 from dataclasses import fields, replace
 from typing import Any
 
@@ -15,9 +18,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from avpbench import wire
-from avpbench.core import CacheCard, ModelSpec, Parcel
+from avpbench.core import AgentState, CacheCard, KVCache, ModelSpec, Parcel, Turn
+from avpbench.engine.engine import Engine
 from avpbench.header import DIGEST_AT, DIGEST_HEX
+from avpbench.meter import memory, reset_peak
+from avpbench.strategies.quantized import Quantized
 
+CPU = torch.device("cpu")
 _VALUES: tuple[Any, ...] = (None, True, -1, 0, 1, 3, 2**31, 2**63, 10**30, 1.5, "", "x", [], {}, [1], {"a": 1})
 
 
@@ -42,7 +49,9 @@ def damaged(good: bytes, rng: random.Random) -> bytes:
 def hostile(parcel: Parcel, rng: random.Random) -> memoryview:
     """A well-formed file with a right digest whose card or tensors lie."""
     card, tensors = parcel.card, dict(parcel.tensors)
-    kind = rng.randrange(8)
+    kind = rng.randrange(9)
+    if kind == 8:
+        return wire.encode(endless(parcel, rng))
     if kind >= 6:
         return misplaced(bytes(wire.encode(parcel)), rng)
     if kind == 5:
@@ -70,6 +79,39 @@ def hostile(parcel: Parcel, rng: random.Random) -> memoryview:
             levels[rng.randrange(len(levels))] = rng.choice((0, 1, 2, 3, 4, 8, 254, 255))
         tensors["levels"] = levels
     return wire.encode(Parcel(CacheCard(card.kind, card.sender, card.body, card.decision), tensors))
+
+
+def endless(parcel: Parcel, rng: random.Random) -> Parcel:
+    """One of its floats, in any format, is no finite number."""
+    tensors = dict(parcel.tensors)
+    name = rng.choice(sorted(name for name, t in tensors.items() if t.is_floating_point() and t.numel()))
+    bad = tensors[name].clone()
+    flat = bad.view(-1)
+    at, eight_bits = rng.randrange(len(flat)), bad.element_size() == 1
+    flat[at : at + 1] = torch.tensor([rng.choice((torch.nan,) if eight_bits else (torch.nan, torch.inf, -torch.inf))]).to(bad.dtype)
+    return Parcel(parcel.card, tensors | {name: bad})
+
+
+def long_parcel(engine: Engine, made: Quantized, num_tokens: int) -> Parcel:
+    """What a sender of a long conversation would write: random K/V, so that the file is large."""
+    spec, random_of = engine.spec, torch.Generator().manual_seed(0)
+    shape = (spec.num_kv_heads, num_tokens, spec.head_dim)
+    keys, values = (tuple(torch.randn(shape, generator=random_of) for _ in range(spec.num_layers)) for _ in range(2))
+    cache = KVCache(keys, values, torch.arange(num_tokens), num_tokens)
+    ids = tuple(k % 500 for k in range(num_tokens))
+    return made.export(AgentState(spec, ids, None, cache, Turn("planner", "", ""), "", None), engine, spec)
+
+
+def risen(action: Callable[[], object]) -> int:
+    """How far the process's memory rose at most while this ran, above what it held before; what was freed earlier is given back first,
+    else it would be used again unseen."""
+    gc.collect()
+    if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+        libc.malloc_trim(0)
+    reset_peak(CPU)
+    before = memory(CPU).peak_rss_bytes
+    action()
+    return memory(CPU).peak_rss_bytes - before
 
 
 def misplaced(good: bytes, rng: random.Random) -> memoryview:

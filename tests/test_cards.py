@@ -121,6 +121,23 @@ def test_a_card_that_is_refused_took_no_memory(tiny: Engine, monkeypatch: pytest
         restored(made, Parcel(parcel.card, parcel.tensors | {name: sizes}), tiny)
 
 
+@pytest.mark.parametrize("codec", CODECS)
+def test_looking_through_a_large_card_takes_less_than_twice_its_file(tiny: Engine, codec: str) -> None:
+    """One number of millions is not finite: found without a copy of them all."""
+    from fuzz import endless, long_parcel, risen
+
+    made = strategy(f"strategy/codec={codec}", "strategy/controller=uniform", "strategy.budget_bits=9.5")
+    parcel = long_parcel(tiny, made, 8_000)
+    for seed in range(4):
+        bad = bytearray(wire.encode(endless(parcel, random.Random(seed))))
+
+        def refused(bad: bytearray = bad) -> None:
+            with pytest.raises(WireError, match="finite"):
+                made.inject(wire.decode(bad), tiny)
+
+        assert risen(refused) < 2 * len(bad)
+
+
 @pytest.mark.parametrize("other", ["strategy/codec=hadamard", "strategy.keys_step=1", "strategy.key_bias=false"])
 def test_codes_of_another_kind_are_not_forwarded(tiny: Engine, other: str) -> None:
     (state, _), *_ = chain(tiny, strategy(), 2)[1:]

@@ -103,6 +103,8 @@ def test_keys_step_and_layer_steps_raise_the_right_rows() -> None:
     assert widths == {0: 4, 1: 4, 2: 8, 3: 2, 4: 2, 5: 4}
     with pytest.raises(ConfigError, match="names layer 3"):
         Levels(codec, spec(), layer_steps={3: 1})
+    with pytest.raises(ConfigError, match=r"twice: \[-3, 0\], of 3 layers"):
+        Levels(codec, spec(), layer_steps={0: 2, -3: 0})
 
 
 @pytest.mark.parametrize(

@@ -48,10 +48,12 @@ def test_requantizing_drifts(tiny: Engine) -> None:
     assert float((a - b).abs().max()) > 1e-3
 
 
-@pytest.mark.parametrize("controller", ["uniform", "snapkv"])
+@pytest.mark.parametrize("codec", [c for c in CODECS if c.values[0] != "kivi"])
+@pytest.mark.parametrize("controller", ["uniform", "snapkv", "random", "inverse", "recency"])
 @pytest.mark.parametrize("budget", [2.5, 3.0, 4.0, 6.5, 9.0, 20.0])
-def test_what_a_hop_adds_is_within_its_budget_and_near_it(tiny: Engine, controller: str, budget: float) -> None:
-    made = strategy(f"strategy/controller={controller}", f"strategy.budget_bits={budget}")
+def test_what_a_hop_adds_is_within_its_budget_and_near_it(tiny: Engine, codec: str, controller: str, budget: float) -> None:
+    """Of codecs whose levels a token has alone; blocks: the controllers' contract."""
+    made = strategy(f"strategy/controller={controller}", f"strategy/codec={codec}", f"strategy.budget_bits={budget}")
     before, span = 0, 0
     values = 2 * tiny.spec.num_layers * tiny.spec.num_kv_heads * tiny.spec.head_dim
     for state, parcel in chain(tiny, made, 3):

@@ -10,13 +10,14 @@ from quantizing import asked, captured, plan, strategy
 from torch import Tensor
 
 from avpbench.codecs.levels import NATIVE
-from avpbench.controllers.controller import Controller, require_plan
+from avpbench.controllers.controller import Controller, require_plan, require_score
 from avpbench.controllers.request import Request
 from avpbench.controllers.spend import assigned, spend, weights
 from avpbench.controllers.uniform import Uniform, strided
 from avpbench.core import AgentState
 from avpbench.engine.engine import Engine
-from avpbench.errors import ControllerError
+from avpbench.errors import ConfigError, ControllerError
+from avpbench.strategies.quantized import Quantized
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +103,9 @@ def levels_like(n: int, value: int = 2, dtype: torch.dtype = torch.uint8) -> Ten
         (lambda n: torch.ones(n + 1), None, r"wanted floats of shape \[\d+\]"),
         (lambda n: torch.ones(n, dtype=torch.long), None, "torch.int64.*wanted floats"),
         (lambda n: [1.0] * n, None, "scored list"),
+        (lambda n: torch.rand(n).to_sparse(), None, r"scored torch.float32 .* \(sparse\)"),
+        (lambda n: torch.rand(n, device="meta"), None, "on meta; wanted floats"),
+        (None, lambda n: levels_like(n).to_sparse(), r"planned torch.uint8 .* \(sparse\)"),
         (None, lambda n: levels_like(n - 1), "wanted uint8 levels of shape"),
         (None, lambda n: levels_like(n, dtype=torch.long), "torch.int64.*wanted uint8"),
         (None, lambda n: levels_like(n, 3), r"level 3; the codec has \[0, 2, 4, 8, 255\]"),
@@ -116,6 +120,23 @@ def test_what_is_not_a_plan_is_refused(whole: AgentState, tiny: Engine, score: o
     made.controller = Wrong(score(n) if callable(score) else None, levels(n) if callable(levels) else None)
     with pytest.raises(ControllerError, match=message):
         made.export(whole, tiny, tiny.spec)
+
+
+def test_scores_of_any_size_keep_their_order(whole: AgentState) -> None:
+    """Beyond float32's range, and below it."""
+    request = asked(whole)
+    few = torch.rand(len(request.fresh_N), dtype=torch.float64)
+    plans = [Wrong().allocate(request, require_score("x", few * size, len(few)), 9000) for size in (1.0, 1e300, 1e-300)]
+    assert torch.equal(plans[0], plans[1])
+    assert torch.equal(plans[0], plans[2])
+
+
+@pytest.mark.parametrize("needs", [frozenset({"widow"}), ["window"], "window"])
+def test_what_cannot_be_captured_is_not_needed(needs: object) -> None:
+    asks, one = Wrong(), strategy()
+    asks.needs = needs  # type: ignore[assignment]
+    with pytest.raises(ConfigError, match=r"wanted a frozenset of .*window"):
+        Quantized(asks, one.codec, 4, sinks=0, recent=0, requantize=False, key_bias=True, keys_step=0, layer_steps="even", spread=1)
 
 
 def test_blocks_have_one_level(whole: AgentState) -> None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from avpbench.codecs.bias import NO_BIAS, Biases
-from avpbench.codecs.codec import Codec, blocks
+from avpbench.codecs.codec import Codec, all_finite, blocks
 from avpbench.codecs.levels import DROPPED, NATIVE, Group, Levels
 from avpbench.errors import WireError
 
@@ -112,7 +112,7 @@ def check(tensors: dict[str, Tensor], levels_T: Tensor, table: Levels) -> None:
 def _check_codes(tensors: dict[str, Tensor], levels_T: Tensor, table: Levels) -> None:
     """What only a codec can tell of its tensors, before memory is taken for their values."""
     dim, codec, there = table.spec.head_dim, table.codec, set(levels_T.tolist())
-    if NATIVE in there and not bool(tensors[_NATIVE].isfinite().all()):
+    if NATIVE in there and not all_finite(tensors[_NATIVE]):
         raise WireError("tokens at full precision hold what is no finite number")
     for level in there - {DROPPED, NATIVE}:
         for group in table.groups(level):

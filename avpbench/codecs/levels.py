@@ -63,6 +63,11 @@ class Levels:
         for layer in self.layer_steps:
             if not -self.spec.num_layers <= layer < self.spec.num_layers:
                 raise ConfigError(f"strategy.layer_steps names layer {layer}; {self.spec.name} has {self.spec.num_layers}")
+        if len({layer % self.spec.num_layers for layer in self.layer_steps}) < len(self.layer_steps):
+            raise ConfigError(
+                f"strategy.layer_steps names a layer of {self.spec.name} twice: {sorted(self.layer_steps)}, of {self.spec.num_layers}"
+                " layers; negative ones count from the end; name each once"
+            )
 
     @property
     def names(self) -> tuple[int, ...]:

@@ -22,6 +22,7 @@ def received(queries: Queries | None, request: Request) -> Tensor:
 
 
 def smoothed(score_N: Tensor, width: int) -> Tensor:
-    """A running mean over this many tokens."""
+    """A running mean over this many tokens, an odd number; the ends repeat."""
+    width = min(width, 2 * len(score_N) - 1)
     padded = torch.nn.functional.pad(score_N[None, None], (width // 2, width // 2), mode="replicate")
     return torch.nn.functional.avg_pool1d(padded, width, stride=1)[0, 0]

@@ -51,11 +51,10 @@ def captured(found: T | None, what: str) -> T:
 
 
 def require_score(name: str, score_N: Tensor, num_tokens: int) -> Tensor:
-    """The score on the host, in float32. Raises ControllerError unless it is one finite number a token."""
-    if not isinstance(score_N, Tensor) or tuple(score_N.shape) != (num_tokens,) or not score_N.is_floating_point():
-        got = f"{score_N.dtype} {list(score_N.shape)}" if isinstance(score_N, Tensor) else type(score_N).__name__
-        raise ControllerError(f"controller {name} scored {got}; wanted floats of shape [{num_tokens}], one a token to be coded")
-    score_N = score_N.detach().float().cpu()
+    """The score on the host, in float64, since only its order counts. Raises ControllerError unless it is one finite number a token."""
+    if not _is_vector(score_N, num_tokens) or not score_N.is_floating_point():
+        raise ControllerError(f"controller {name} scored {_told(score_N)}; wanted floats of shape [{num_tokens}], one a token to be coded")
+    score_N = score_N.detach().double().cpu()
     if not bool(score_N.isfinite().all()):
         raise ControllerError(f"controller {name} gave {int((~score_N.isfinite()).sum())} of {num_tokens} scores that are not finite")
     return score_N
@@ -64,9 +63,10 @@ def require_score(name: str, score_N: Tensor, num_tokens: int) -> Tensor:
 def require_plan(name: str, levels_N: Tensor, request: Request, budget_bytes: int) -> None:
     """Raises ControllerError unless this is a listed level a token, block for block, within the budget."""
     wanted = len(request.fresh_N)
-    if not isinstance(levels_N, Tensor) or levels_N.dtype != torch.uint8 or tuple(levels_N.shape) != (wanted,):
-        got = f"{levels_N.dtype} {list(levels_N.shape)}" if isinstance(levels_N, Tensor) else type(levels_N).__name__
-        raise ControllerError(f"controller {name} planned {got}; wanted uint8 levels of shape [{wanted}], one a token to be coded")
+    if not _is_vector(levels_N, wanted) or levels_N.dtype != torch.uint8:
+        raise ControllerError(
+            f"controller {name} planned {_told(levels_N)}; wanted uint8 levels of shape [{wanted}], one a token to be coded"
+        )
     strange = ~torch.isin(levels_N, torch.tensor(request.table.names, dtype=torch.uint8))
     if bool(strange.any()):
         raise ControllerError(f"controller {name} planned level {int(levels_N[strange][0])}; the codec has {list(request.table.names)}")
@@ -78,6 +78,17 @@ def require_plan(name: str, levels_N: Tensor, request: Request, budget_bytes: in
     cost = plan_bytes(levels_N, request)
     if cost > budget_bytes:
         raise ControllerError(f"controller {name} planned {cost} bytes of codes; the budget leaves {budget_bytes}")
+
+
+def _is_vector(found: object, length: int) -> bool:
+    """Whether it is a dense tensor with data, of this length."""
+    return isinstance(found, Tensor) and found.shape == (length,) and found.layout == torch.strided and found.device.type != "meta"
+
+
+def _told(found: object) -> str:
+    if not isinstance(found, Tensor):
+        return type(found).__name__
+    return f"{found.dtype} {list(found.shape)}" + ("" if found.layout == torch.strided else " (sparse)") + " on meta" * found.is_meta
 
 
 def plan_bytes(levels_N: Tensor, request: Request) -> int:

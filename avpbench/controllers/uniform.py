@@ -13,7 +13,11 @@ from avpbench.controllers.request import Request
 
 @final
 class Uniform(Controller):
-    """The highest level that all blocks can have, and the next one for as many as fit, evenly strided."""
+    """The highest level that all blocks can have, and the next one for as many as fit, evenly strided.
+
+    With blocks of several tokens, what is left may be more than the raise of a short block that has the next level already: two levels
+    are mixed, not three.
+    """
 
     def allocate(self, request: Request, score_N: Tensor | None, budget_bytes: int) -> Tensor:
         costs_BK, free_B, left = request.costs_BK, ~request.protected_B, request.unprotected(budget_bytes)

@@ -24,6 +24,7 @@ from avpbench.controllers.controller import Controller, plan_bytes, require_plan
 from avpbench.controllers.request import Request
 from avpbench.core import AgentState, CacheCard, KVCache, ModelSpec, Parcel, Prefix
 from avpbench.engine.bias import key_bias
+from avpbench.engine.capture import CAPTURES
 from avpbench.engine.engine import Engine
 from avpbench.errors import AvpBenchError, ConfigError, WireError
 from avpbench.strategies.budget import Budget, protected
@@ -115,6 +116,10 @@ class Quantized(Strategy):
         self.controller, self.codec, self.budget = controller, codec, Budget.read(budget_bits, codec)
         self.sinks, self.recent, self.requantize, self.key_bias = sinks, recent, requantize, key_bias
         self.keys_step, self.layer_steps, self.spread = keys_step, steps_of(layer_steps), float(spread)
+        if not isinstance(controller.needs, frozenset) or not controller.needs <= CAPTURES:
+            raise ConfigError(
+                f"controller {controller.label} needs {controller.needs!r}; wanted a frozenset of {', '.join(sorted(CAPTURES))}"
+            )
         self.needs = controller.needs
 
     @property

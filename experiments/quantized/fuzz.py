@@ -3,7 +3,8 @@
     python experiments/quantized/fuzz.py [mutations]
 
 Half are damaged in any byte, half are well-formed files with a right digest whose card or tensors lie. Every one must end
-in a typed error or in a cache; what is allocated for a refused one is watched.
+in a typed error or in a cache; what is allocated for a refused one is watched. A hundredth are of parcels of several MiB: there the
+process must not rise by more than twice the file for one that is refused, or the script fails.
 """
 
 from __future__ import annotations
@@ -20,18 +21,20 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
 from conftest import installed_codecs
-from fuzz import Allocated, damaged, hostile
+from fuzz import Allocated, damaged, endless, hostile, long_parcel, risen
 from quantizing import chain, strategy
 
 from avpbench import wire
 from avpbench.config import compose
+from avpbench.engine.engine import Engine
 from avpbench.engine.load import load
 from avpbench.errors import AvpBenchError
-from avpbench.meter import memory, reset_peak
 from avpbench.progress import progress
 from avpbench.setup import sources_of
 
 CPU = torch.device("cpu")
+TOKENS = 8_000  # of a long parcel
+LIMIT = 2.0  # times its file: what a refused parcel may take
 
 
 def main(mutations: int) -> None:
@@ -62,15 +65,40 @@ def main(mutations: int) -> None:
                 slowest = max(slowest, 0 if watched else time.perf_counter() - began)
                 tracemalloc.stop()
                 advance(1)
-    reset_peak(CPU)
+    worst, file_bytes = max(
+        (long(engine, codec, -(-mutations // 100 // len(codecs)), outcomes) for codec in codecs), key=lambda one: one[0]
+    )
     print(
         f"{sum(outcomes.values())} mutated parcels over {len(codecs)} codecs: " + ", ".join(f"{k} {n}" for k, n in outcomes.most_common())
     )
     more = f", {large:.2f} times its file where it was a MiB or more" if large else ""
     print(
         f"slowest {1000 * slowest:.0f} ms; what a refused one took (Python's peak and all that torch made): at most {small / 1024:.0f} KiB{more};"
-        f" peak of the process {memory(CPU).peak_rss_bytes / 2**20:.0f} MiB"
+        f" a refused one of {file_bytes / 2**20:.1f} MiB made the process rise by at most {worst:.2f} times its file"
     )
+    sys.exit(worst > LIMIT)
+
+
+def long(engine: Engine, codec: str, number: int, outcomes: Counter[str]) -> tuple[float, int]:
+    """The most that a refused parcel of several MiB took, times its file; and the file's bytes."""
+    made = strategy(f"strategy/codec={codec}", "strategy/controller=uniform", "strategy.budget_bits=9.5")
+    parcel = long_parcel(engine, made, TOKENS)
+    good, rng, worst = bytes(wire.encode(parcel)), random.Random(codec), 0.0
+    for k in range(number):
+        bad = bytearray((damaged(good, rng), hostile(parcel, rng), wire.encode(endless(parcel, rng)))[k % 3])
+
+        def opened(bad: bytearray = bad) -> None:
+            nonlocal refused
+            try:
+                made.inject(wire.decode(bad), engine)
+            except AvpBenchError:
+                refused = True
+
+        refused = False
+        rose = risen(opened)
+        outcomes["WireError" if refused else "opened: the change was harmless"] += 1
+        worst = max(worst, rose / max(len(bad), 1) if refused and len(bad) > 2**20 else 0.0)
+    return worst, len(good)
 
 
 if __name__ == "__main__":
