@@ -35,8 +35,8 @@ def _fill(table: Table, rows: dict[str, Point]) -> None:
     for label, point in rows.items():
         table.rows.append([Entry(label, point.first), *(_entry(table, point, name, unit) for name, unit in columns.values())])
     table.note(
-        "read: how far what the gold continuation's queries read is from what they read of raw, as a share of its norm; after each hop, a mean"
-        " over layers, and after the last one by layer; below zero of NLL is better than raw"
+        "read: how far what the gold continuation's queries read is from what they read of raw, as a share of its norm; after each hop,"
+        " a mean over layers, and after the last one by layer; below zero of NLL is better than raw"
     )
 
 

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from synthetic import WORK, write_run
 
-from analysis import quality, timing
+from analysis import divergences, quality, timing
 from analysis.cells import Cell, cells_of
 from analysis.claims import table as claims_table
-from analysis.declared import Claim, Measure
+from analysis.declared import Claim, Measure, TableSpec
 from analysis.errors import MismatchedSamples, Missing, Refused
 from analysis.estimates import Point, number, point_of
 from analysis.metrics import METRICS, metric
@@ -212,6 +212,20 @@ def test_a_line_through_short_chains_is_held_against_the_long_one(tmp_path: Path
     assert claims_table([claim], told, {}).rows[0][-1].text.startswith("8.00x, off by -31.5%")
     wrong = Measure("e", "prefilled_tokens", {"strategy": "raw", "chain": 16}, line={"chain": [2, 3]})
     assert "a line wants a ratio:KEY" in " ".join(claims_table([replace(claim, measures=[wrong])], told, {}).notes)
+
+
+def test_what_attention_reads_is_told_by_hop_and_by_layer(tmp_path: Path) -> None:
+    """Two hops of two layers; the second problem reads everything twice as wrong."""
+    told = replaced(cells(write_run(tmp_path, ADAPTIVE, num=2, kl=lambda k: 0.1 * (k + 1)))[0])
+    told.fidelity["attention_errors"] = ["[[0.1, 0.3], [0.2, 0.6]]", "[[0.2, 0.6], [0.4, 1.2]]"]
+    spec = TableSpec("d", "divergences", "title", {"snapkv": {"controller": "snapkv"}, "gone": {"controller": "x"}})
+    (table,) = divergences.tables(spec, [told], {"study": "runs"}, "run")
+    assert table.header == ["strategy", "NLL - raw's", "changed top token", "read, hop 1", "read, hop 2", "read, layer 0", "read, layer 1"]
+    assert [entry.text for entry in table.rows[0]] == [
+        "snapkv", "0.015 [0.01, 0.02]", "0.0% [0.0, 0.0]", "30.0% [20.0, 40.0]", "60.0% [40.0, 80.0]", "30.0% [20.0, 40.0]",
+        "90.0% [60.0, 120.0]",
+    ]  # fmt: skip
+    assert any(note.startswith("missing: gone") for note in table.told())
 
 
 def test_the_first_problem_s_time_is_no_time(tmp_path: Path) -> None:
