@@ -33,18 +33,26 @@ def _composed(words: tuple[str, ...]) -> tuple[dict[str, Any], Any]:
     return plain, identify(cfg)  # type: ignore[return-value]
 
 
+def parts_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The strategy, controller, codec and budget that a run of this config would record."""
+    strategy = config["strategy"]
+    found = {"strategy": strategy["_target_"].split(".")[-2], "controller": None, "codec": None, "budget_bits": None}
+    if "controller" not in strategy:
+        return found
+    controller, codec = (strategy[part]["_target_"].split(".")[-2] for part in ("controller", "codec"))
+    if controller == "random":
+        controller = f"random({strategy['controller']['of']['_target_'].split('.')[-2]},{strategy['controller']['seed']})"
+    if controller == "inverse":
+        controller = f"inverse({strategy['controller']['of']['_target_'].split('.')[-2]})"
+    return found | {"controller": controller, "codec": codec, "budget_bits": strategy["budget_bits"]}
+
+
 def label_of(config: Mapping[str, Any]) -> tuple[str, str | None, str | None, float | None]:
     """The label, controller, codec and budget that a run of this config would record."""
-    strategy = config["strategy"]
-    kind = strategy["_target_"].split(".")[-2]
-    if "controller" not in strategy:
-        return (f"{kind} {strategy['fraction']:g}" if "fraction" in strategy else kind), None, None, None
-    names = [strategy[part]["_target_"].split(".")[-2] for part in ("controller", "codec")]
-    if names[0] == "random":
-        names[0] = f"random({strategy['controller']['of']['_target_'].split('.')[-2]},{strategy['controller']['seed']})"
-    if names[0] == "inverse":
-        names[0] = f"inverse({strategy['controller']['of']['_target_'].split('.')[-2]})"
-    return f"{kind} {names[0]} {names[1]} {strategy['budget_bits']:g}", names[0], names[1], float(strategy["budget_bits"])
+    kind, controller, codec, bits = parts_of(config).values()
+    if controller is None:
+        return (f"{kind} {config['strategy']['fraction']:g}" if "fraction" in config["strategy"] else kind), None, None, None
+    return f"{kind} {controller} {codec} {bits:g}", controller, codec, float(bits)
 
 
 def _sample(k: int, right: bool, chain: int, prefilled: int, wire: int, text: str) -> SampleRecord:
