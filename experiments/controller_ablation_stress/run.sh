@@ -4,5 +4,5 @@
 set -eu
 export OMP_NUM_THREADS=1                                # a process a core
 for part in "" _random _codecs _levels; do
-    python -m avpbench -m "experiment=controller_ablation$part" model=tiny-stress study=controller_ablation_stress limit=500 "$@"
+    python -m avpbench -m "experiment=controller_ablation$part" model=tiny-stress study=controller_ablation_stress limit=300 "$@"
 done
