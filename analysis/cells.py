@@ -70,8 +70,9 @@ def cells_of(study: Study) -> list[Cell]:
     found = []
     for name, one in sorted(study.cells.items(), key=lambda item: str(item[1]["folder"])):
         parts = {kind: frames[kind].get(name, pd.DataFrame()) for kind in frames}
-        problem = study.damaged.get(name) or _problem(one, parts)
-        found.append(Cell(study.name, name, _facts(study.name, one), one["meta"], **parts, problem=problem))
+        counts = _counts(one, parts)
+        problem = study.damaged.get(name) or _problem(one, counts)
+        found.append(Cell(study.name, name, _facts(study.name, one) | counts, one["meta"], **parts, problem=problem))
     return found
 
 
@@ -79,19 +80,24 @@ def _by_cell(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
     return {} if frame.empty else {str(name): part for name, part in frame.groupby("cell", sort=False)}
 
 
-def _problem(cell: dict[str, Any], parts: dict[str, pd.DataFrame]) -> str | None:
+def _problem(cell: dict[str, Any], counts: dict[str, int]) -> str | None:
     """Why the cell's numbers may not be used; None where they may."""
     gates = cell["meta"]["gates"]
     if not gates:
         return "its validity gates were switched off"
     if failed := [g["name"] for g in gates if not g["passed"]]:
         return f"its validity gates failed: {', '.join(failed)}"
-    there = {"num_samples": ("samples", len(parts["samples"])), "num_scored": ("scores", len(parts["fidelity"]))}
-    there["num_blocks"] = "timed blocks", _num_blocks(parts["latency"], cell["summary"]["label"])
-    for key, (what, number) in there.items():
-        if number != cell["summary"][key]:
-            return f"it has records of {number} {what}, and its summary counts {cell['summary'][key]}; run its largest limit again"
+    words = {"num_samples": "samples", "num_scored": "scores", "num_blocks": "timed blocks"}
+    for key, number in counts.items():
+        if number < cell["summary"][key]:
+            return f"it has records of {number} {words[key]}, and its summary counts {cell['summary'][key]}"
     return None
+
+
+def _counts(cell: dict[str, Any], parts: dict[str, pd.DataFrame]) -> dict[str, int]:
+    """How many records there are; a later session with a smaller limit sums up fewer of them, and all of them count here."""
+    blocks = _num_blocks(parts["latency"], cell["summary"]["label"])
+    return {"num_samples": len(parts["samples"]), "num_scored": len(parts["fidelity"]), "num_blocks": blocks}
 
 
 def _num_blocks(latency: pd.DataFrame, label: str) -> int:

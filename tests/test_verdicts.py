@@ -174,6 +174,16 @@ def test_a_claim_that_wants_a_gpu_and_was_refused_there_says_so(tmp_path: Path) 
     assert "A/A is unsound" in " ".join(table.notes)
 
 
+def test_records_of_a_larger_limit_all_count(tmp_path: Path) -> None:
+    """A session with a smaller limit sums up fewer of them; records are what is true."""
+    folder = write_run(tmp_path, ADAPTIVE, num=40, kl=lambda k: 0.1)
+    summary = json.loads((folder / "summary.json").read_text())
+    (folder / "summary.json").write_text(json.dumps(summary | {"num_samples": 16, "num_scored": 16}))
+    (cell,) = cells(folder)
+    assert cell.problem is None
+    assert (cell.facts["num_samples"], cell.facts["num_scored"]) == (40, 40)
+
+
 def test_records_that_were_cut_are_refused(tmp_path: Path) -> None:
     folder = write_run(tmp_path, ADAPTIVE, kl=lambda k: 0.1, entrants={"quantized snapkv affine 4": 0.01, "reprefill": 0.08})
     assert cells(folder)[0].problem is None
