@@ -105,8 +105,8 @@ def against(table: Table, point: Point, other: Point | None, name: str = "kl") -
         return [Entry("-")] * 2
     unit = "points" if name == "accuracy" else "nats"
     try:
-        equal_bits(point, other, name)
         found = quality.contrast(point, other, name)
+        equal_bits(point, other, name)
     except NotMeasured:
         return [Entry("-")] * 2
     except (Refused, MismatchedSamples) as error:
