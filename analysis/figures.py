@@ -33,9 +33,11 @@ class Drawn:
 
 def draw(spec: FigureSpec, cells: Sequence[Cell], where: Where, run: str) -> Drawn:
     """Draws every panel. Cells that are absent are named in the figure and in `gaps`, with the command that makes them."""
-    panels = [Panel(one, cells, where) for one in spec.panels]
+    labels = dict.fromkeys(label for one in spec.panels for label in (*one.lines, *one.levels))
+    places = {label: place for place, label in enumerate(labels)}  # one look a label, whatever the panel
+    panels = [Panel(one, cells, where, places) for one in spec.panels]
     with style.styled():
-        figure, axes = pyplot.subplots(1, len(panels), figsize=(4.2 * len(panels), 3.7), squeeze=False, layout="constrained")
+        figure, axes = pyplot.subplots(1, len(panels), figsize=(4.2 * len(panels), 4.4), squeeze=False, layout="constrained")
         for panel, ax in zip(panels, axes[0], strict=True):
             _KINDS[panel.spec.kind](panel, ax)
             ax.set_title(panel.spec.title)

@@ -14,7 +14,7 @@ from analysis.panel import Panel
 def lines(panel: Panel, ax: Any) -> None:
     """A line for each of the spec's, over x; levels across, marks upright."""
     spec = panel.spec
-    for place, (label, own) in enumerate(spec.lines.items()):
+    for label, own in spec.lines.items():
         found: list[tuple[float, Estimate, float | None]] = []
         for x in spec.x.values:
             point = panel.point(label, own, x)
@@ -27,12 +27,12 @@ def lines(panel: Panel, ax: Any) -> None:
             if estimate and (at or not spec.x.metric):
                 found.append((at.value if at else float(x), estimate, bound.value if bound else None))
         if found:
-            _line(ax, label, sorted(found, key=lambda f: f[0]), place)
-    for place, (label, own) in enumerate(spec.levels.items(), len(spec.lines)):
+            _line(ax, label, sorted(found, key=lambda f: f[0]), panel.places[label])
+    for label, own in spec.levels.items():
         point = panel.point(label, own)
         estimate = panel.estimate(spec.metric, point) if point else None
         if estimate:
-            _level(ax, label, estimate, place)
+            _level(ax, label, estimate, panel.places[label])
     for label, places in spec.marks.items():
         _mark(ax, label, places)
     _finish(panel, ax)
@@ -84,4 +84,4 @@ def _finish(panel: Panel, ax: Any) -> None:
         ax.set_xticks(spec.x.values, [str(v) for v in spec.x.values])
         ax.minorticks_off()
     if ax.get_legend_handles_labels()[0]:
-        ax.legend()
+        ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, frameon=False)  # below: nothing drawn is covered

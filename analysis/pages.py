@@ -42,6 +42,8 @@ def page(cell: Cell, transcripts: pd.DataFrame) -> str:
     if len(transcripts):
         for _, row in transcripts.sort_values("sample_id").head(SHOWN).iterrows():
             lines += _transcript(row)
+    elif not cell.facts["num_samples"]:
+        lines += ["No agent spoke here: the run only scored the gold continuation.", ""]
     return "\n".join(lines).rstrip() + "\n"
 
 

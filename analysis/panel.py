@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import final
 
@@ -16,11 +16,13 @@ from analysis.metrics import metric
 @final
 @dataclass(eq=False, slots=True)
 class Panel:
-    """`absent` holds, by line, where it has no cell; `nums` how many problems or blocks each estimate rests on."""
+    """`places` says, by label, which look it has; `absent` holds, by line, where it has no cell; `nums` how many problems or blocks each
+    estimate rests on."""
 
     spec: PanelSpec
     cells: Sequence[Cell]
     where: Where
+    places: Mapping[str, int]
     absent: dict[str, list[str]] = field(default_factory=dict)
     refused: list[str] = field(default_factory=list)
     nums: list[int] = field(default_factory=list)

@@ -37,8 +37,8 @@ def styled() -> Iterator[None]:
 
 def look(place: int) -> dict[str, Any]:
     """The colour, marker and dash of the line at this place."""
-    k = place % len(COLOURS)
-    return {"color": COLOURS[k], "marker": MARKERS[k], "linestyle": DASHES[k]}
+    k, again = place % len(COLOURS), place // len(COLOURS)
+    return {"color": COLOURS[k], "marker": MARKERS[(k + 3 * again) % len(MARKERS)], "linestyle": DASHES[(k + again) % len(DASHES)]}
 
 
 def drawn(value: float) -> float:
