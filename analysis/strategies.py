@@ -39,7 +39,8 @@ def fill(table: Table, rows: dict[str, Point], reference: str = "raw") -> None:
     raw, text = rows.get(reference), rows.get("text")
     table.header[:] = ["strategy", "n", "accuracy", f"against {reference} (points)", "p", "MDD (points)", *_COLUMNS]
     for label, point in rows.items():
-        row = [Entry(label), Entry(str(point.first.facts["num_samples"]), point.first), table.number("accuracy", point)]
+        facts = point.first.facts
+        row = [Entry(label), Entry(str(facts["num_samples"] or facts["num_scored"]), point.first), table.number("accuracy", point)]
         row += _against(table, point, raw)
         row += [_number(table, name, point, text) for name in _COLUMNS.values()]
         table.rows.append(row)
