@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from analysis import quality
 from analysis.cells import ORGANISM, Cell
-from analysis.declared import TableSpec, Where, combinations, filled
+from analysis.declared import TableSpec, Where
 from analysis.errors import MismatchedSamples, NotMeasured, Refused
 from analysis.estimates import Point, number, spoken
-from analysis.tables import Entry, Table, points
+from analysis.tables import Entry, Table, empty_tables, points
 
 EQUAL = 0.02  # the share by which true bits may differ in one comparison
 DRAWS = 8  # of a random controller, at least
@@ -22,10 +22,8 @@ _HEADER = [
 def tables(spec: TableSpec, cells: Sequence[Cell], where: Where, run: str) -> list[Table]:
     """A table for every combination of `each`; a row `random NAME` is the permutation of the controller NAME."""
     found = []
-    for chosen in combinations(spec.each):
-        suffix = "".join(f"_{key}{value}" for key, value in chosen.items())
-        table = Table(spec.name + suffix, filled(spec.title, chosen), [])
-        _fill(table, points(table, cells, spec.rows, where | spec.where | chosen, run))
+    for table, own in empty_tables(spec, where):
+        _fill(table, points(table, cells, spec.rows, own, run))
         found.append(table)
     return found
 

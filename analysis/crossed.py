@@ -6,19 +6,17 @@ from collections.abc import Sequence
 
 from analysis import controllers
 from analysis.cells import ORGANISM, Cell
-from analysis.declared import TableSpec, Where, combinations, filled
-from analysis.tables import Entry, Table, points
+from analysis.declared import TableSpec, Where
+from analysis.tables import Entry, Table, empty_tables, points
 
 
 def tables(spec: TableSpec, cells: Sequence[Cell], where: Where, run: str) -> list[Table]:
     """A table for every combination of `each`: a row for each of `rows`, the KL of each of `columns` in it, and its difference
     from the first column, paired by problem."""
     found = []
-    for chosen in combinations(spec.each):
-        suffix = "".join(f"_{key}{value}" for key, value in chosen.items())
-        table = Table(spec.name + suffix, filled(spec.title, chosen), [])
+    for table, shared in empty_tables(spec, where):
         for label, own in spec.rows.items():
-            _row(table, label, spec, cells, where | spec.where | chosen | own, run)
+            _row(table, label, spec, cells, shared | own, run)
         if table.rows:
             first, *others = spec.columns
             table.header[:] = ["codec", "n", "true bits", first, *(part for name in others for part in (name, f"{name} - {first}"))]

@@ -7,19 +7,17 @@ from collections.abc import Sequence
 
 from analysis import quality
 from analysis.cells import Cell
-from analysis.declared import TableSpec, Where, combinations, filled
+from analysis.declared import TableSpec, Where
 from analysis.errors import MismatchedSamples, Refused
 from analysis.estimates import Estimate, Point
-from analysis.tables import Entry, Table, points
+from analysis.tables import Entry, Table, empty_tables, points
 
 
 def tables(spec: TableSpec, cells: Sequence[Cell], where: Where, run: str) -> list[Table]:
     """A table for every combination of `each`."""
     found = []
-    for chosen in combinations(spec.each):
-        suffix = "".join(f"_{key}{value}" for key, value in chosen.items())
-        table = Table(spec.name + suffix, filled(spec.title, chosen), [])
-        _fill(table, points(table, cells, spec.rows, where | spec.where | chosen, run))
+    for table, own in empty_tables(spec, where):
+        _fill(table, points(table, cells, spec.rows, own, run))
         found.append(table)
     return found
 

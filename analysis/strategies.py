@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from analysis import quality
 from analysis.cells import ORGANISM, Cell, codes_of
-from analysis.declared import TableSpec, Where, combinations, filled
+from analysis.declared import TableSpec, Where
 from analysis.errors import MismatchedSamples, NotMeasured, Refused
 from analysis.estimates import Point, number, spoken
-from analysis.tables import Entry, Table, points
+from analysis.tables import Entry, Table, empty_tables, points
 
 SENSITIVE, INSENSITIVE = 0.20, 0.05
 _FAILURES = {"num_errors": "failed, and counted as wrong", "num_fallbacks": "handed over as text after all, and analysed as assigned"}
@@ -21,15 +21,11 @@ _COLUMNS = {  # header: metric
 
 def tables(spec: TableSpec, cells: Sequence[Cell], where: Where, run: str) -> list[Table]:
     """A table for every combination of `each`."""
-    return [_one(spec, cells, where | spec.where | chosen, chosen, run) for chosen in combinations(spec.each)]
-
-
-def _one(spec: TableSpec, cells: Sequence[Cell], where: Where, chosen: Where, run: str) -> Table:
-    suffix = "".join(f"_{key}{value}" for key, value in chosen.items())
-    table = Table(spec.name + suffix, filled(spec.title, chosen), [])
-    rows = points(table, cells, spec.rows, where, run)
-    fill(table, rows)
-    return table
+    found = []
+    for table, own in empty_tables(spec, where):
+        fill(table, points(table, cells, spec.rows, own, run))
+        found.append(table)
+    return found
 
 
 def fill(table: Table, rows: dict[str, Point], reference: str = "raw") -> None:

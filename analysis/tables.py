@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import final
+from typing import Any, final
 
 from analysis.cells import Cell, Where
+from analysis.declared import TableSpec, combinations, filled
 from analysis.errors import MismatchedSamples, NotMeasured, Refused
 from analysis.estimates import Estimate, Point, point_of, spoken
 from analysis.metrics import metric
@@ -99,6 +100,13 @@ def as_csv(table: Table) -> str:
         cells = dict.fromkeys(cell.hash for entry in row if entry.cell for cell in (entry.cell, *entry.others))
         writer.writerow([*(entry.text for entry in row), " ".join(cells)])
     return out.getvalue()
+
+
+def empty_tables(spec: TableSpec, where: dict[str, Any]) -> Iterator[tuple[Table, dict[str, Any]]]:
+    """An empty table for every combination of `each`, and what its cells match."""
+    for chosen in combinations(spec.each):
+        suffix = "".join(f"_{key}{value}" for key, value in chosen.items())
+        yield Table(spec.name + suffix, filled(spec.title, chosen), []), where | spec.where | chosen
 
 
 def points(table: Table, cells: Sequence[Cell], rows: Mapping[str, Where], where: Where, run: str) -> dict[str, Point]:

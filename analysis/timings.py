@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from analysis.cells import PLACE, Cell, comparable
-from analysis.declared import TableSpec, Where, combinations, filled
+from analysis.declared import TableSpec, Where, combinations
 from analysis.errors import Refused
 from analysis.estimates import Point
-from analysis.tables import Entry, Table, points
+from analysis.tables import Entry, Table, empty_tables, points
 
 _COLUMNS = {  # header: metric
     "TTFT host": "ttft_host_s", "eta": "ttft_host_eta", "speed-up": "ttft_host_speedup", "TTFT device": "ttft_device_s",
@@ -20,12 +20,10 @@ _COLUMNS = {  # header: metric
 def tables(spec: TableSpec, cells: Sequence[Cell], where: Where, run: str) -> list[Table]:
     """A table for every combination of `each`; a row for every combination of `across` and row of the spec."""
     found = []
-    for chosen in combinations(spec.each):
-        suffix = "".join(f"_{key}{value}" for key, value in chosen.items())
-        table = Table(spec.name + suffix, filled(spec.title, chosen), [])
+    for table, own in empty_tables(spec, where):
         drawn: list[Cell] = []
         for place in combinations(spec.across):
-            _fill(table, spec, cells, where | spec.where | chosen, place, run, drawn)
+            _fill(table, spec, cells, own, place, run, drawn)
         if table.rows:
             table.header[:] = [*spec.across, "strategy", *_COLUMNS]
             table.note("speed-up: over re-prefill in the same blocks; eta: the device's limit / measured; batch 1, last hop")

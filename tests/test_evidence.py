@@ -84,6 +84,14 @@ def test_every_published_cell_shows_transcripts() -> None:
     assert all("`num_samples` | 0 |" in page for page in pages if page not in spoke)
 
 
+def test_what_is_published_does_not_say_where_a_machine_kept_it(tmp_path: Path) -> None:
+    write_run(tmp_path, ("study=trial", "chain=2", "strategy=raw", "results=/home/somebody/runs"))
+    text = (publish("trial", tmp_path, tmp_path / "published") / "cells.json").read_text()
+    assert "/home/somebody" not in text
+    assert '"results": "results/runs"' in text
+    assert not [path for path in (ROOT / "results/published").glob("*/cells.json") if '"results": "/' in path.read_text()]
+
+
 def test_the_tables_say_what_the_records_say(trial: Path) -> None:
     files = made(trial)
     rows = list(csv.reader(io.StringIO(files["results/tables/trial_chain2.csv"].decode())))

@@ -123,12 +123,17 @@ def main() -> None:
             if block >= 2:
                 seconds[name].append(took.seconds)
     median = {name: sorted(values)[len(values) // 2] for name, values in seconds.items()}
+    told(median, size, sum(t.numel() * t.element_size() for t in codes.values()))
+
+
+def told(median: dict[str, float], size: int, code_bytes: int) -> None:
+    """Prints the medians, and what the cache's and the codes' bytes allow."""
     print(
         f"bf16 cache of {size / 2**20:.0f} MiB, {TOKENS} tokens, {torch.get_num_threads()} threads, median of {BLOCKS} blocks in random order"
     )
     for name, value in median.items():
         print(f"{name:22} {1000 * value:9.1f} ms  {size / value / 1e9:6.2f} GB/s")
-    bound_s = median["memcpy"] * (size + sum(t.numel() * t.element_size() for t in codes.values())) / (2 * size)
+    bound_s = median["memcpy"] * (size + code_bytes) / (2 * size)
     print(f"moving the cache and its codes once, at memcpy's rate: {1000 * bound_s:.1f} ms, which no codec can beat here")
     for name in ("quantize", "dequantize"):
         theirs = median[f"{name}, quanto"]
