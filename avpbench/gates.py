@@ -128,14 +128,16 @@ def shifted_position_detected(probe: Probe) -> Gate:
 
 
 def shown_pad_detected(probe: Probe) -> Gate:
-    """A padding column that attention can see does not go unnoticed."""
+    """Padding that attention can see, as much as a batch of the probe's prompts has, does not go unnoticed."""
     cache = probe.state.cache
-    zero = [torch.cat([torch.zeros_like(t[:, :1]), t], dim=1) for t in (*cache.keys_HTD, *cache.values_HTD)]
+    lengths = [len(start.prompt_ids) for start in probe.starts]
+    pads = max(lengths) - min(lengths)
+    padded = [torch.cat([t[:, :1].repeat(1, pads, 1), t], dim=1) for t in (*cache.keys_HTD, *cache.values_HTD)]
     half = len(cache.keys_HTD)
-    positions = torch.cat([torch.zeros_like(cache.positions_T[:1]), cache.positions_T])
-    shown = KVCache(tuple(zero[:half]), tuple(zero[half:]), positions, cache.span)
+    positions = torch.cat([torch.zeros_like(cache.positions_T[:1]).repeat(pads), cache.positions_T])
+    shown = KVCache(tuple(padded[:half]), tuple(padded[half:]), positions, cache.span)
     measured = probe.from_scratch(Prefix(token_ids=probe.state.token_ids, cache=shown), probe.state)
-    return _beyond("shown_pad_detected", measured, probe.floor, "logit difference that one visible pad makes")
+    return _beyond("shown_pad_detected", measured, probe.floor, "logit difference that a batch's visible padding makes")
 
 
 def wrong_model_detected(probe: Probe) -> Gate:

@@ -37,14 +37,14 @@ def tiny() -> Engine:
     return load(Source("tiny", zoo="tiny-0"), CPU, torch.float32)
 
 
-def dummy(model_type: str = "llama", seed: int = 0, **changes: object) -> Engine:
+def dummy(model_type: str = "llama", seed: int = 0, dtype: torch.dtype = torch.float32, **changes: object) -> Engine:
     """A small random model with the embedded tokenizer: GQA, an untied head, padding rows in its vocabulary."""
     shape = {
         "model_type": model_type, "hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 6,
         "num_key_value_heads": 2, "vocab_size": 1000, "max_position_embeddings": 2048, "tie_word_embeddings": False,
         "initializer_range": 0.3,
     } | changes  # fmt: skip
-    return load(Source(f"dummy-{model_type}", load="dummy", shape=json.dumps(shape), seed=seed), CPU, torch.float32)
+    return load(Source(f"dummy-{model_type}", load="dummy", shape=json.dumps(shape), seed=seed), CPU, dtype)
 
 
 TEMPLATE = (

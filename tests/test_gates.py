@@ -215,3 +215,13 @@ def test_ids_that_differ_beyond_the_floor_are_told(tiny: Engine) -> None:
     assert disagreement(tiny, start, (1, 2), (1, 2)) == 0
     assert disagreement(tiny, start, (40, 2), (50, 2)) > probe.floor
     assert disagreement(tiny, start, (1, 2), (1,)) == float("inf")
+
+
+def test_the_gates_hold_and_detect_in_bfloat16_under_random_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A real model's width, where one position must show above bfloat16's rounding; as drawn, it does not."""
+    shape = {"hidden_size": 896, "num_attention_heads": 14, "num_hidden_layers": 12, "intermediate_size": 2432, "initializer_range": 0.02}
+    wide = dummy("qwen2", dtype=torch.bfloat16, **shape)
+    assert [g.name for g in gates.check(wide, agents(wide), full=True) if not g.passed] == []
+    monkeypatch.setattr("avpbench.engine.load._attend", lambda model: None)
+    flat = dummy("qwen2", dtype=torch.bfloat16, **shape)
+    assert not next(g for g in gates.check(flat, agents(flat), full=True) if g.name == "shifted_position_detected").passed

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from avpbench.engine.engine import Engine
 from avpbench.engine.identity import spec, weights_id
 from avpbench.errors import ConfigError, NotFound, cause
 
+_SCORES = 1.5  # standard deviation of attention's scores under random weights
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 WAYS_ON = "Ways on: log in or connect (`hf auth login`) for the hub; model.path=DIR; model.load=dummy for timing with random weights"
 _TOKENIZER_FILES = ["*.json", "*.jinja", "*.txt", "*.model"]
@@ -189,6 +191,7 @@ def load(source: Source, device: torch.device, dtype: torch.dtype) -> Engine:
         torch.manual_seed(source.seed)
         with torch.device(device):
             model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="sdpa")
+        _attend(model)
         notes = (f"dummy weights (random, seed {source.seed}): timing only, answers mean nothing", *notes)
     else:
         if folder.parent == ZOO:
@@ -199,6 +202,18 @@ def load(source: Source, device: torch.device, dtype: torch.dtype) -> Engine:
     engine = Engine(model.eval(), tokenizer, who, config.max_position_embeddings, commit, notes)
     _LOADED[who] = engine
     return engine
+
+
+def _attend(model: Any) -> None:
+    """Widens random queries and keys until attention's scores have a standard deviation of `_SCORES`.
+
+    As drawn, attention is so flat that one wrong position is lost in bfloat16's rounding (docs/decisions.md).
+    """
+    width = model.config.initializer_range * math.sqrt(model.config.hidden_size)  # of a query's elements, inputs of norm sqrt(hidden)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if name.endswith(("q_proj.weight", "k_proj.weight")):
+                weight.mul_(math.sqrt(_SCORES) / width)
 
 
 def loaded(who: ModelSpec) -> Engine | None:
