@@ -5,7 +5,6 @@ python -m avpbench.child CONFIG WORDS ANSWER EXPLAIN
 
 from __future__ import annotations
 
-import ctypes
 import json
 import signal
 import subprocess
@@ -61,7 +60,9 @@ def _death(code: int) -> str:
 
 def main(config: str, words: str, answer: str, explain: str) -> int:
     """The child's side. Returns the exit status."""
-    _end_with_parent()
+    from avpbench.stop import end_with_parent
+
+    end_with_parent()
     cfg = OmegaConf.load(config)
     assert isinstance(cfg, DictConfig)
     cfg.isolate = None  # this is the process of its own
@@ -71,12 +72,6 @@ def main(config: str, words: str, answer: str, explain: str) -> int:
         return 1
     write_json(Path(answer), {"failure": None, "summary": came.row()})
     return 0
-
-
-def _end_with_parent() -> None:
-    """Whoever waits for this process may be killed: then this is preempted, and the cell is free again."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, int(signal.SIGTERM))  # PR_SET_PDEATHSIG
 
 
 if __name__ == "__main__":

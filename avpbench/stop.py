@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -124,3 +126,9 @@ def relayed(send: Callable[[int], None]) -> Iterator[list[int]]:
         yield stop.received
     finally:
         stop.close()
+
+
+def end_with_parent() -> None:
+    """Whoever waits for this process may be killed: then this one gets SIGTERM."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, int(signal.SIGTERM))  # PR_SET_PDEATHSIG

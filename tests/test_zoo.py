@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import random
-import signal
+import re
 import subprocess
 import sys
 import time
@@ -145,6 +144,12 @@ def weights(folder: Path) -> torch.Tensor:
     return torch.cat([p.float().flatten() for p in model.parameters()])
 
 
+def running(group: int) -> bool:
+    """Whether a process of the group is left that still works."""
+    shown = subprocess.run(["ps", "-eo", "pgid=,stat="], capture_output=True, text=True, check=True).stdout
+    return any(int(line.split()[0]) == group and not line.split()[1].startswith("Z") for line in shown.splitlines())
+
+
 @pytest.mark.slow
 def test_training_is_seeded_and_goes_on_after_a_kill(tmp_path: Path) -> None:
     """Two runs are the same bits, and so is one that was killed after a checkpoint; finished, it says so."""
@@ -162,8 +167,12 @@ def test_training_is_seeded_and_goes_on_after_a_kill(tmp_path: Path) -> None:
     while not (out / train.CHECKPOINT).exists():
         time.sleep(0.05)
         assert child.poll() is None
-    os.killpg(child.pid, signal.SIGKILL)
+    child.kill()
     child.wait()
+    end = time.monotonic() + 30
+    while time.monotonic() < end and running(child.pid):
+        time.sleep(0.05)
+    assert not running(child.pid)  # its workers end with it, or two trainings would write one folder
     assert not (out / "model.safetensors").exists()
     train.train(recipe(), out, 3, "cpu")
     assert torch.equal(weights(tmp_path / "a"), weights(out))
@@ -181,6 +190,16 @@ def test_another_recipe_or_seed_is_refused(tmp_path: Path) -> None:
             train.train(changed, tmp_path, seed, "cpu")
 
 
-def test_an_unknown_member_is_one_message() -> None:
-    with pytest.raises(ConfigError, match=r"model=tinny has no recipe; known: .*tiny"):
-        train.main(["model=tinny"])
+def test_as_many_processes_as_before(tmp_path: Path) -> None:
+    (tmp_path / train.LOG).write_text(json.dumps({"recipe": OmegaConf.to_container(recipe()), "seed": 3, "steps": [], "weights": None}))
+    torch.save({"feeds": [(0, 0)] * 3}, tmp_path / train.CHECKPOINT)
+    with pytest.raises(ConfigError, match="begun with processes=3, got 2"):
+        train.train(recipe(), tmp_path, 3, "cpu")
+
+
+@pytest.mark.parametrize(("word", "told"), [("model=tinny", "model=tinny has no recipe; known: .*tiny"), ("stepps=3", "stepps")])
+def test_what_is_unknown_is_one_message(word: str, told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train.main([word]) == 1
+    said = capsys.readouterr().err
+    assert re.search(told, said.splitlines()[0])
+    assert "Traceback" not in said

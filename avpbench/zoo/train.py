@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import signal
 import sys
 import tempfile
 from contextlib import nullcontext
@@ -19,23 +20,26 @@ from typing import Any, final
 
 import torch
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from torch import distributed
 from torch.multiprocessing.spawn import spawn
 from transformers import AutoTokenizer
 from transformers.utils import logging
 
 from avpbench.engine.identity import weights_id
-from avpbench.errors import ConfigError
+from avpbench.errors import AvpBenchError, ConfigError
 from avpbench.files import write_json
 from avpbench.meter import now_s
 from avpbench.progress import progress, say
 from avpbench.prompts import ChatTemplate
+from avpbench.stop import end_with_parent
 from avpbench.zoo.corpus import IGNORE, Corpus, Feed
 from avpbench.zoo.member import HERE, begun, draw, save, tokenizer_of
 from avpbench.zoo.transcripts import Mix
 
 LOG, CHECKPOINT, CURVE = "training.json", "checkpoint.pt", "loss.svg"
 _CYCLE_STORIES = 10_000_000  # a cycle's stories begin here, so that none comes twice
+_MALLOC = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**34)}  # glibc keeps what is freed: a step asks for the same again
 _EVERY = 50  # steps between entries of the log
 
 
@@ -84,12 +88,18 @@ def train(recipe: DictConfig, out: Path, seed: int, device: str) -> None:
         say(f"{out} is trained; remove the folder to begin anew")
         return
     world = recipe.processes if device == "cpu" else 1
+    if (out / CHECKPOINT).exists() and (begun := len(_State(**torch.load(out / CHECKPOINT)).feeds)) != world:
+        raise ConfigError(f"{out} was begun with processes={begun}, got {world}; go on with as many, or remove the folder to begin anew")
+    for name, value in _MALLOC.items():
+        os.environ.setdefault(name, value)
     with tempfile.TemporaryDirectory() as meeting:
-        spawn(_work, (world, f"file://{meeting}/group", recipe, out, seed, device), nprocs=world)  # type: ignore[no-untyped-call]
+        spawn(_work, (world, f"file://{meeting}/group", recipe, out, seed, device), nprocs=world, daemon=True)  # type: ignore[no-untyped-call]
 
 
 def _work(rank: int, world: int, meeting: str, recipe: DictConfig, out: Path, seed: int, device: str) -> None:
     """One process of a training: the steps that are left, on its own pools of stories."""
+    end_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever waits for this one is asked too, and ends it
     logging.disable_progress_bar()
     distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=world)
     if device == "cpu":
@@ -97,8 +107,6 @@ def _work(rank: int, world: int, meeting: str, recipe: DictConfig, out: Path, se
     state = _State(feeds=[(0, 0)] * world)
     if (out / CHECKPOINT).exists():
         state = _State(**torch.load(out / CHECKPOINT))
-        if len(state.feeds) != world:
-            raise ConfigError(f"{out} was begun with processes={len(state.feeds)}, got {world}; go on with as many")
     tokenizer = AutoTokenizer.from_pretrained(out)
     torch.manual_seed(seed)
     model = begun(recipe, seed, len(tokenizer), tokenizer.eos_token_id)
@@ -212,7 +220,8 @@ def _share(model: Any, loss: float, num_learned: int, num_tokens: int) -> tuple[
     return loss / num_learned, int(num_tokens)
 
 
-def main(words: list[str]) -> None:
+def _asked(words: list[str]) -> tuple[DictConfig, Path, int, str]:
+    """Recipe, folder, seed and device. Raises ConfigError for a member without a recipe, OmegaConf's errors for an unknown key."""
     given = OmegaConf.from_dotlist(words)
     name, seed = given.pop("model", "tiny"), given.pop("seed", 0)
     out = Path(given.pop("out", HERE / f"{name}-{seed}"))
@@ -223,8 +232,20 @@ def main(words: list[str]) -> None:
     recipe = OmegaConf.load(path)
     OmegaConf.set_struct(recipe, True)
     device = given.pop("device", "cuda" if torch.cuda.is_available() else "cpu")
-    train(OmegaConf.merge(recipe, given), out, seed, device)  # type: ignore[arg-type]
+    return OmegaConf.merge(recipe, given), out, seed, device  # type: ignore[return-value]
+
+
+def main(words: list[str]) -> int:
+    """Trains what the words ask for; returns the exit status."""
+    try:
+        train(*_asked(words))
+    except KeyboardInterrupt:
+        return 130
+    except (AvpBenchError, OmegaConfBaseException) as error:
+        print(f"avpbench: {error}", file=sys.stderr)
+        return 1
+    return 0
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main(sys.argv[1:]))
