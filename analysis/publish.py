@@ -22,8 +22,10 @@ LIMIT_BYTES = 50_000_000
 def publish(study: str, runs: Path, published: Path = PUBLISHED, some: bool = False) -> Path:
     """Writes `cells.json` (meta, config and summary of every run) and a Parquet file of each kind of record.
 
-    The same runs give the same bytes. With `some`, unfinished runs are left out; without, they raise Unfinished. Raises
-    Damaged for a torn record, and where all studies together would be larger than LIMIT_BYTES.
+    What is published of the study already stays, but for the cells that are among these runs: a study may be run in parts,
+    on several machines. The same runs give the same bytes, in parts or at once. With `some`, unfinished runs are left out;
+    without, they raise Unfinished. Raises Damaged for a torn record, and where all studies together would be larger than
+    LIMIT_BYTES.
     """
     folders = sorted(p for p in (runs / study).glob("*/") if (p / "meta.json").exists())
     unfinished = [p for p in folders if not is_finished(p)]
@@ -34,15 +36,16 @@ def publish(study: str, runs: Path, published: Path = PUBLISHED, some: bool = Fa
     finished = [p for p in folders if p not in unfinished]
     if not finished:
         raise Unfinished(f"{runs / study} holds no finished run")
-    tables = {kind: [row for folder in finished for row in rows_of(folder, kind)] for kind in KINDS}
     published.mkdir(parents=True, exist_ok=True)
     out = published / study
+    cells, tables = _together(out, finished)
     with tempfile.TemporaryDirectory(dir=published) as made:
-        cells = [read_cell(folder) for folder in finished]
         Path(made, "cells.json").write_text(json.dumps(cells, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
         for kind, rows in tables.items():
+            names = dict.fromkeys(name for row in rows for name in row)
+            columns = pa.table({name: [row.get(name) for row in rows] for name in names})
             if rows:
-                pq.write_table(pa.Table.from_pylist(rows), Path(made, f"{kind}.parquet"), compression="zstd", compression_level=19)
+                pq.write_table(columns, Path(made, f"{kind}.parquet"), compression="zstd", compression_level=19)
         if (size := folder_bytes(published) - folder_bytes(out)) > LIMIT_BYTES:
             raise Damaged(
                 f"{published} would hold {size / 1e6:.1f} MB, at most {LIMIT_BYTES / 1e6:.0f} may be committed; publish fewer samples"
@@ -50,6 +53,22 @@ def publish(study: str, runs: Path, published: Path = PUBLISHED, some: bool = Fa
         shutil.rmtree(out, ignore_errors=True)
         shutil.copytree(made, out)
     return out
+
+
+def _together(out: Path, finished: list[Path]) -> tuple[list[dict[str, Any]], dict[str, list[dict[str, Any]]]]:
+    """The cells of `out` and of the runs by folder, and their records of each kind; a run's take the place of published ones."""
+    before = json.loads((out / "cells.json").read_text(encoding="utf-8")) if (out / "cells.json").exists() else []
+    cells = {cell["folder"]: cell for cell in before} | {folder.name: read_cell(folder) for folder in finished}
+    in_order = [cells[name] for name in sorted(cells)]
+    places = {cell["meta"]["cell"]: place for place, cell in enumerate(in_order)}
+    fresh = {cells[folder.name]["meta"]["cell"] for folder in finished}
+    tables = {}
+    for kind in KINDS:
+        path = out / f"{kind}.parquet"
+        rows = [row for row in pq.read_table(path).to_pylist() if row["cell"] not in fresh] if path.exists() else []
+        rows += [row for folder in finished for row in rows_of(folder, kind)]
+        tables[kind] = sorted(rows, key=lambda row: places[row["cell"]])
+    return in_order, tables
 
 
 def is_finished(folder: Path) -> bool:

@@ -84,6 +84,19 @@ def test_every_published_cell_shows_transcripts() -> None:
     assert all("`num_samples` | 0 |" in page for page in pages if page not in spoke)
 
 
+def test_a_study_is_published_in_parts(tmp_path: Path) -> None:
+    """As on two machines: the same bytes as at once; a cell that was run again takes the place of its older records."""
+    runs(tmp_path / "runs")
+    once = publish("trial", tmp_path / "runs", tmp_path / "once")
+    folders = sorted((tmp_path / "runs/trial").iterdir())
+    for part, some in (("a", folders[::2]), ("b", folders[1::2]), ("c", folders[:2])):
+        for folder in some:
+            shutil.copytree(folder, tmp_path / part / "trial" / folder.name)
+        parts = publish("trial", tmp_path / part, tmp_path / "parts")
+    assert len(folders) > 4
+    assert {p.name: p.read_bytes() for p in once.iterdir()} == {p.name: p.read_bytes() for p in parts.iterdir()}
+
+
 def test_what_is_published_does_not_say_where_a_machine_kept_it(tmp_path: Path) -> None:
     write_run(tmp_path, ("study=trial", "chain=2", "strategy=raw", "results=/home/somebody/runs"))
     text = (publish("trial", tmp_path, tmp_path / "published") / "cells.json").read_text()
