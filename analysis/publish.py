@@ -42,9 +42,9 @@ def publish(study: str, runs: Path, published: Path = PUBLISHED, some: bool = Fa
     with tempfile.TemporaryDirectory(dir=published) as made:
         Path(made, "cells.json").write_text(json.dumps(cells, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
         for kind, rows in tables.items():
-            names = dict.fromkeys(name for row in rows for name in row)
-            columns = pa.table({name: [row.get(name) for row in rows] for name in names})
             if rows:
+                names = dict.fromkeys(name for row in rows for name in row)
+                columns = pa.table({name: [row.get(name) for row in rows] for name in names})
                 pq.write_table(columns, Path(made, f"{kind}.parquet"), compression="zstd", compression_level=19)
         if (size := folder_bytes(published) - folder_bytes(out)) > LIMIT_BYTES:
             raise Damaged(

@@ -39,7 +39,6 @@ from avpbench.zoo.transcripts import Mix
 
 LOG, CHECKPOINT, CURVE = "training.json", "checkpoint.pt", "loss.svg"
 _CYCLE_STORIES = 10_000_000  # a cycle's stories begin here, so that none comes twice
-_MALLOC = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**34)}  # glibc keeps what is freed: a step asks for the same again
 _EVERY = 50  # steps between entries of the log
 
 
@@ -90,8 +89,6 @@ def train(recipe: DictConfig, out: Path, seed: int, device: str) -> None:
     world = recipe.processes if device == "cpu" else 1
     if (out / CHECKPOINT).exists() and (begun := len(_State(**torch.load(out / CHECKPOINT)).feeds)) != world:
         raise ConfigError(f"{out} was begun with processes={begun}, got {world}; go on with as many, or remove the folder to begin anew")
-    for name, value in _MALLOC.items():
-        os.environ.setdefault(name, value)
     with tempfile.TemporaryDirectory() as meeting:
         spawn(_work, (world, f"file://{meeting}/group", recipe, out, seed, device), nprocs=world, daemon=True)  # type: ignore[no-untyped-call]
 

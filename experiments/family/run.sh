@@ -8,7 +8,7 @@ for member in "tiny model.variant=0,1,2" tiny-llama tiny-stress; do
     run chain=4 strategy=raw,text task.level=easy "$@"
     run chain=4 strategy=raw,question_only question=split "$@"
     run chain=4 strategy=raw context=1024,2048 "$@"
-    run chain=4 strategy=raw context=4096 batch_size=8 "$@"       # 32 at once want 5 GB
+    run chain=4 strategy=raw context=4096 batch_size=8 "$@"       # four processes of 32 at once did not fit 24 GB
     run chain=2,8 strategy=raw "$@"
     run chain=4 strategy=uniform strategy.budget_bits=level2,level8 "$@"
 done
