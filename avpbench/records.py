@@ -16,7 +16,7 @@ from avpbench.errors import RecordsError, cause
 from avpbench.files import whole_lines
 
 CLOCKS = ("host", "handoff", "device", "stages")
-EXPORT = "export"  # one more, where the sender lives in this process
+EXPORT = "export"  # one more, where the sender lives in this process; not in an A/A repeat
 Status = Literal["ok", "truncated", "fallback", "oom", "error"]
 FAILED = frozenset({"oom", "error"})  # those that have no answer
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from omegaconf import DictConfig, OmegaConf
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from avpbench.core import Turn
 from avpbench.engine.engine import Engine
@@ -21,7 +21,7 @@ from avpbench.engine.identity import weights_id
 from avpbench.errors import ConfigError
 from avpbench.prompts import ChatTemplate, as_json, fill, prompt
 from avpbench.tasks.wordmath import story
-from avpbench.zoo import train
+from avpbench.zoo import member, train
 from avpbench.zoo.corpus import IGNORE, Corpus, Feed
 from avpbench.zoo.transcripts import RIGHT, STANDS, WRONG, Mix, example
 
@@ -195,6 +195,19 @@ def test_as_many_processes_as_before(tmp_path: Path) -> None:
     torch.save({"feeds": [(0, 0)] * 3}, tmp_path / train.CHECKPOINT)
     with pytest.raises(ConfigError, match="begun with processes=3, got 2"):
         train.train(recipe(), tmp_path, 3, "cpu")
+
+
+def test_a_tokenizer_of_another_member(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """tiny-large begins from random weights with tiny's tokenizer, of the same training seed."""
+    large = OmegaConf.load(train.HERE / "recipes" / "tiny-large.yaml")
+    assert isinstance(large, DictConfig)
+    got, wanted = member.tokenizer_of(large, 1), AutoTokenizer.from_pretrained(train.HERE / "tiny-1")
+    assert got.get_vocab() == wanted.get_vocab()
+    assert got.chat_template == wanted.chat_template
+    assert got.get_vocab() != AutoTokenizer.from_pretrained(train.HERE / "tiny-0").get_vocab()
+    monkeypatch.setattr(member, "HERE", tmp_path)
+    with pytest.raises(ConfigError, match="train model=tiny seed=1 first"):
+        member.tokenizer_of(large, 1)
 
 
 @pytest.mark.parametrize(("word", "told"), [("model=tinny", "model=tinny has no recipe; known: .*tiny"), ("stepps=3", "stepps")])

@@ -172,7 +172,8 @@ def repeat(hop: LastHop, timing: Timing, block: int, order: int, aa: bool) -> li
     start, given = opened.start, timing.new_tokens or len(opened.start.prompt_ids)
     bounds = {"host": _limit_s(hop, start, out.cache_bytes, out.wire_bytes), "device": _limit_s(hop, start, out.cache_bytes, 0)}
     about = Repeated(block, order, hop.strategy.label, hop.sample_id, aa, len(start.token_ids) - given, given, out, bounds)
-    return [*about.records((host.seconds, handoff.seconds, resident.seconds, staged.seconds), stages.seconds()), about.exported(hop)]
+    records = about.records((host.seconds, handoff.seconds, resident.seconds, staged.seconds), stages.seconds())
+    return records if aa else [*records, about.exported(hop)]
 
 
 def _limit_s(hop: LastHop, start: Start, held_bytes: int, upload_bytes: int) -> float:

@@ -1,12 +1,11 @@
-"""Models grown from trained ones: as large again, or with wider heads, key outliers and a key bias as real Qwen2.5 models have.
+"""Models grown from trained ones: with wider heads, key outliers and a key bias as real Qwen2.5 models have.
 
-`doubled` and `headed` keep what the parent computes, but for a little noise that training then puts to use (Net2Net,
+`headed` keeps what the parent computes, but for a little noise that training then puts to use (Net2Net,
 arXiv 1511.05641). `plant` changes only what a cache holds: not one logit, but for rounding.
 """
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -14,50 +13,6 @@ from omegaconf import DictConfig
 from transformers import AutoConfig, AutoModelForCausalLM
 
 _NOISE = 0.02  # deviation of the weights of new rotary pairs
-_NEW = 0.3  # deviation of what a grown half writes, and of what the old half reads there, of the old half's own
-_OUTPUTS = ("o_proj", "down_proj")
-
-
-def doubled(parent: Any, num_layers: int) -> Any:
-    """The parent with everything but the head size twice as wide, and `num_layers` layers; float32.
-
-    The parent is one half of it. The other half of the heads and of the MLP is random and hardly heard; the other half of a
-    state is random and small. New layers, evenly spaced, begin as copies whose outputs are zero. Two copies of the parent
-    would learn the same: after 1,500 steps their weights still correlated at 0.99 (experiments/LOG.md).
-    """
-    old = parent.config
-    wide = {key: 2 * getattr(old, key) for key in ("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads")}
-    wide |= {"num_hidden_layers": num_layers, "layer_types": None, "rms_norm_eps": old.rms_norm_eps * _shrunk()}
-    model = _like(parent, wide)
-    weights, own, rng = parent.float().state_dict(), model.state_dict(), torch.Generator().manual_seed(0)
-    for name, target in own.items():
-        words = name.split(".")
-        fresh = False
-        if words[1] == "layers":
-            origin = int(words[2]) * old.num_hidden_layers // num_layers
-            fresh = int(words[2]) > 0 and origin == (int(words[2]) - 1) * old.num_hidden_layers // num_layers
-            words[2] = str(origin)
-        kind = words[-2]
-        target.copy_(_half(weights[".".join(words)], kind, target.shape, rng) * (not (fresh and kind in _OUTPUTS)))
-    return model
-
-
-def _shrunk() -> float:
-    """The mean square of a state whose new half is that much smaller, over the old half's own."""
-    return (1 + _NEW**2) / 2
-
-
-def _half(value: torch.Tensor, kind: str, shape: torch.Size, rng: torch.Generator) -> torch.Tensor:
-    """A weight of that shape whose first half, or quarter, is `value`."""
-    if "norm" in kind:
-        return torch.cat([value, value]) * math.sqrt(_shrunk())
-    new: torch.Tensor = torch.randn(shape, generator=rng) * value.std()
-    if kind in ("embed_tokens", "lm_head", *_OUTPUTS):
-        new *= _NEW
-    elif value.dim() == 2:
-        new[: len(value), value.shape[1] :] *= _NEW
-    new[tuple(slice(n) for n in value.shape)] = value
-    return new
 
 
 def headed(parent: Any, head_dim: int) -> Any:

@@ -10,32 +10,31 @@ from omegaconf import DictConfig, OmegaConf
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from avpbench.errors import ConfigError
-from avpbench.zoo.grow import doubled, headed, plant
+from avpbench.zoo.grow import headed, plant
 from avpbench.zoo.tokenizers import TOKENIZERS
 
 HERE = Path(__file__).parent
 
 
-def _parent(recipe: DictConfig, seed: int) -> Path:
-    """The trained member that this one grows from."""
-    folder = HERE / f"{recipe.parent}-{seed}"
+def _trained(name: str, seed: int) -> Path:
+    """The folder of a trained member that another one needs."""
+    folder = HERE / f"{name}-{seed}"
     if not (folder / "model.safetensors").is_file():
-        raise ConfigError(f"no {folder / 'model.safetensors'} to grow from; train model={recipe.parent} seed={seed} first")
+        raise ConfigError(f"no {folder / 'model.safetensors'} to begin from; train model={name} seed={seed} first")
     return folder
 
 
 def tokenizer_of(recipe: DictConfig, seed: int) -> Any:
-    """The parent's tokenizer, or one learned from transcripts."""
-    if "parent" in recipe:
-        return AutoTokenizer.from_pretrained(_parent(recipe, seed))
+    """The tokenizer of the member that the recipe names, or one learned from transcripts."""
+    if name := recipe.get("parent", recipe.get("tokenizer")):
+        return AutoTokenizer.from_pretrained(_trained(name, seed))
     return TOKENIZERS[recipe.config.model_type](recipe.vocab_size, recipe.tokenizer_seed, recipe.level)
 
 
 def begun(recipe: DictConfig, seed: int, vocab: int, stop: int) -> Any:
     """The model before its first step, float32: random weights, or grown from its parent. Raises ConfigError without a parent."""
     if "parent" in recipe:
-        parent = AutoModelForCausalLM.from_pretrained(_parent(recipe, seed))
-        return headed(parent, recipe.head_dim) if "head_dim" in recipe else doubled(parent, recipe.num_layers)
+        return headed(AutoModelForCausalLM.from_pretrained(_trained(recipe.parent, seed)), recipe.head_dim)
     shape: Any = OmegaConf.to_container(recipe.config)
     kind = shape.pop("model_type")
     config = AutoConfig.for_model(kind, vocab_size=vocab, eos_token_id=stop, pad_token_id=0, bos_token_id=None, **shape)
