@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -15,6 +16,8 @@ from avpbench.records import CLOCKS
 from avpbench.summary import REFERENCE
 
 Where = Mapping[str, Any]
+SOFT = ("projected", "random_direction", "avp_projected")  # what they hand over is read as soft tokens
+UNTRAINED = "\u2020 the embedded models were not trained for this: soft tokens, or latent steps"
 ORGANISM = "an embedded model is a model organism: it shows whether a hand-off carries what it should; its timings measure Python"
 _SAME = ("device", "dtype", "prompts", "data")
 PLACE = ("device", "dtype")  # what the points of one figure, and the rows of one table of times, must share
@@ -46,6 +49,13 @@ class Cell:
     @property
     def on_cuda(self) -> bool:
         return not str(self.meta["identity"]["device"]).startswith("cpu")
+
+    @property
+    def untrained(self) -> bool:
+        """Whether an embedded model is used as none was trained: to read soft tokens, or to think in latent steps."""
+        handed = [hop["strategy"] for hops in self.samples.get("hops", pd.Series(dtype=str)).head(1) for hop in json.loads(hops)]
+        soft = any(kind in SOFT for kind in (*handed, self.facts.get("strategy")))
+        return bool(self.facts.get("model.zoo")) and (soft or bool(self.facts.get("think_steps")))
 
     def ran(self, phase: str) -> bool:
         """Whether the run was asked for quality, latency or fidelity; a chain of one has no hop to time or score."""
@@ -105,6 +115,8 @@ def _num_blocks(latency: pd.DataFrame, label: str) -> int:
     if latency.empty:
         return 0
     entrants = {label} | ({REFERENCE} & set(latency.strategy))
+    if "fell_back" in latency:
+        latency = latency[~latency.fell_back]
     own = latency[~latency.aa & latency.strategy.isin(entrants) & latency.clock.isin(CLOCKS)]
     count = own.groupby("block")[["strategy", "clock"]].apply(lambda part: len(part.drop_duplicates()))
     return int((count == len(entrants) * len(CLOCKS)).sum())

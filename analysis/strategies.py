@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from analysis import quality
-from analysis.cells import ORGANISM, Cell, codes_of
+from analysis.cells import ORGANISM, UNTRAINED, Cell, codes_of
 from analysis.declared import TableSpec, Where
 from analysis.errors import MismatchedSamples, NotMeasured, Refused
 from analysis.estimates import Point, number, spoken
@@ -36,7 +36,11 @@ def fill(table: Table, rows: dict[str, Point], reference: str = "raw") -> None:
     table.header[:] = ["strategy", "n", "accuracy", f"against {reference} (points)", "p", "MDD (points)", *_COLUMNS]
     for label, point in rows.items():
         facts = point.first.facts
-        row = [Entry(label), Entry(str(facts["num_samples"] or facts["num_scored"]), point.first), table.number("accuracy", point)]
+        row = [
+            Entry(f"{label} \u2020" if point.first.untrained else label),
+            Entry(str(facts["num_samples"] or facts["num_scored"]), point.first),
+            table.number("accuracy", point),
+        ]
         row += _against(table, point, raw)
         row += [_number(table, name, point, text) for name in _COLUMNS.values()]
         table.rows.append(row)
@@ -47,6 +51,8 @@ def fill(table: Table, rows: dict[str, Point], reference: str = "raw") -> None:
     for key, what in _FAILURES.items():
         if counts := [f"{cell.facts[key]} of {cell.facts['folder']}" for cell in cells if cell.facts.get(key)]:
             table.note(f"{what}: {', '.join(counts)}")
+    if any(cell.untrained for cell in cells):
+        table.note(UNTRAINED)
     if any(cell.facts.get("model.zoo") for cell in cells):
         table.note(ORGANISM)
     codes = codes_of(cells)

@@ -34,6 +34,8 @@ def _rows(cell: Cell, entrant: str, clock: str) -> pd.DataFrame:
             raise Refused(f"{cell.facts['folder']} has no timed blocks, although latency was on")
         raise NotMeasured(f"{cell.facts['folder']} was not timed: latency was off")
     rows = _sorted_out(cell).get((entrant, clock))
+    if rows is None and entrant in set(frame.strategy):
+        raise Refused(f"{cell.facts['folder']}: every timed hop of {entrant!r} fell back to words")
     if rows is None:
         raise Refused(f"{cell.facts['folder']} did not time {entrant!r}; it has {', '.join(sorted(set(frame.strategy)))}")
     return rows
@@ -41,8 +43,10 @@ def _rows(cell: Cell, entrant: str, clock: str) -> pd.DataFrame:
 
 @cache
 def _sorted_out(cell: Cell) -> dict[tuple[str, str], pd.DataFrame]:
-    """The rows of every entrant and clock, without the second runs of A/A, by process and block."""
-    frame = cell.latency[~cell.latency.aa].set_index(["process", "block"])
+    """The rows of every entrant and clock, without the second runs of A/A and what fell back to words, by process and block."""
+    frame = cell.latency
+    counts = ~frame.aa & ~frame.fell_back if "fell_back" in frame else ~frame.aa
+    frame = frame[counts].set_index(["process", "block"])
     return {(str(name), str(clock)): part for (name, clock), part in frame.groupby(["strategy", "clock"])}
 
 

@@ -20,6 +20,7 @@ from avpbench.meter import NO_STAGES, AnyStages, Stages
 from avpbench.prompts import fill
 from avpbench.records import TurnRecord
 from avpbench.strategies.strategy import Strategy
+from avpbench.strategies.words import fell_back
 
 
 @final
@@ -67,6 +68,11 @@ class Outgoing:
     modelled_s: float | None  # seconds charged for the link and not spent
     spoken: str | None  # what an agent that had only thought said for a fallback to words, and in how many tokens
     spoken_tokens: int
+
+    @property
+    def fell_back(self) -> bool:
+        """Whether words took the place of something else."""
+        return fell_back(self.strategy, self.decision)
 
 
 @final

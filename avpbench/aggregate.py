@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from avpbench.records import CLOCKS, EXPORT, FAILED, FidelityRecord, LatencyRecord, SampleRecord, whole_blocks
+from avpbench.records import CLOCKS, EXPORT, FAILED, FidelityRecord, LatencyRecord, SampleRecord, counted_blocks
 from avpbench.summary import AA_LIMIT, REFERENCE, RESIDUAL_LIMIT, Fidelity, Quality, Times
 
 
@@ -73,7 +73,7 @@ def clocks(latency: Sequence[LatencyRecord], strategy: str, exact: bool = False)
     With `exact` (events of a device), stages that do not add up to the hand-off within RESIDUAL_LIMIT are withheld.
     """
     kinds = {strategy} | ({REFERENCE} & {r.strategy for r in latency})
-    blocks = whole_blocks(latency, {(kind, False) for kind in kinds})
+    blocks = counted_blocks(latency, {(kind, False) for kind in kinds})
     whole = [r for r in latency if r.block in blocks]
     own = {c: [r.seconds for r in whole if (r.strategy, r.clock, r.aa) == (strategy, c, False)] for c in CLOCKS}
     reference = {c: [r.seconds for r in whole if (r.strategy, r.clock, r.aa) == (REFERENCE, c, False)] for c in CLOCKS}

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Literal, final
 
 from avpbench.limits import Work, pass_flop
-from avpbench.records import LatencyRecord, whole_blocks
+from avpbench.records import LatencyRecord, counted_blocks
 
 _RESAMPLES = 1000
 Verdict = Literal["above", "below", "always", "never"]
@@ -80,7 +80,7 @@ def measure(latency: Sequence[LatencyRecord], strategy: str, reference: str, ban
 
     Without `work` (the model's shape) there is no F.
     """
-    blocks = whole_blocks(latency, {(strategy, False), (reference, False)})
+    blocks = counted_blocks(latency, {(strategy, False), (reference, False)})
     if not blocks or strategy == reference:
         return BreakEven()
     rows = [r for r in latency if r.block in blocks and not r.aa]

@@ -88,9 +88,14 @@ def model_folder(model: Mapping[str, Any]) -> Path | None:
     return Path(model["path"]).expanduser() if model["path"] else ZOO / model["zoo"] if model["zoo"] else None
 
 
-def strategy_config(name: str) -> DictConfig:
-    """The strategy group's config of this name, as the YAML has it."""
-    strategy: DictConfig = _with(f"strategy={name}").strategy
+def strategy_config(name: str, cfg: DictConfig | None = None) -> DictConfig:
+    """The strategy group's config of this name; what its YAML takes from the rest comes from `cfg` (None: from the defaults)."""
+    whole = _with(f"strategy={name}")
+    if cfg is not None:
+        written = OmegaConf.to_container(whole.strategy, resolve=False)
+        whole = deepcopy(cfg)
+        OmegaConf.update(whole, "strategy", written, merge=False, force_add=True)
+    strategy: DictConfig = whole.strategy
     return strategy
 
 
@@ -143,16 +148,9 @@ def _part(key: str, value: Any, single: bool) -> Any:
         return None
     if single and key == "roles":
         return {"solver": value["solver"]}
-    return _canonical({name: one for name, one in value.items() if name not in _PARTS_OUTSIDE[key]} if key in _PARTS_OUTSIDE else value)
-
-
-def _canonical(value: Any) -> Any:
-    """4.0 as 4, so that both spellings are one cell."""
-    if isinstance(value, dict):
-        return {key: _canonical(one) for key, one in value.items()}
-    if isinstance(value, list):
-        return [_canonical(one) for one in value]
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+    return digest.canonical(
+        {name: one for name, one in value.items() if name not in _PARTS_OUTSIDE[key]} if key in _PARTS_OUTSIDE else value
+    )
 
 
 def identify(cfg: DictConfig) -> Identity:

@@ -20,6 +20,15 @@ def of_json(value: Any) -> str:
     return of_text(json.dumps(value, sort_keys=True))
 
 
+def canonical(value: Any) -> Any:
+    """4.0 as 4, so that both spellings are one thing."""
+    if isinstance(value, dict):
+        return {key: canonical(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [canonical(one) for one in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 def member(key: str, value: Any) -> str:
     """One key of an object and its value, for `of_members`."""
     return f"{json.dumps(key)}: {json.dumps(value, sort_keys=True)}"

@@ -59,7 +59,8 @@ class HopRecord:
 class SampleRecord:
     """One problem through the whole chain. `batch_size` is what it ran at; `error` says what went wrong, if it did.
 
-    `end_to_end_s` is the chain's time from the first prompt to the last id; None where it ran in a batch.
+    `end_to_end_s` is the chain's time from the first prompt to the last id, with what its hops were charged for a modelled link;
+    None where it ran in a batch.
     """
 
     sample_id: str
@@ -99,6 +100,7 @@ class LatencyRecord:
     process: str
     aa: bool  # the second run of one strategy in a block, for the A/A gate
     modelled_s: float | None = None  # of `seconds`: charged for the link as bytes / bandwidth, not spent
+    fell_back: bool = False  # words crossed in the place of what was to cross: no time of the strategy's
     limit_s: float | None = None  # the least that this process's measured rates allow (limits.py); None for other clocks than TTFT
 
     @classmethod
@@ -113,6 +115,11 @@ def whole_blocks(rows: Sequence[LatencyRecord], entrants: Set[tuple[str, bool]])
     for row in rows:
         held.setdefault(row.block, set()).add((row.strategy, row.aa, row.clock))
     return {block for block, have in held.items() if wanted <= have}
+
+
+def counted_blocks(rows: Sequence[LatencyRecord], entrants: Set[tuple[str, bool]]) -> set[int]:
+    """The whole blocks in which none of these fell back to words."""
+    return whole_blocks(rows, entrants) - {row.block for row in rows if row.fell_back and (row.strategy, row.aa) in entrants}
 
 
 @final

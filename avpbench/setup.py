@@ -55,7 +55,7 @@ def plan(cfg: DictConfig) -> Plan:
     legal.check_speaking(strategy.kind, strategy.speaks, values)
     if DEMAND in strategy.needs:
         legal.check_gold(strategy.label, values)
-    configs = [strategy_config(name) for name in cfg.latency.against]
+    configs = [strategy_config(name, cfg) for name in cfg.latency.against]
     rivals = tuple(r for r in map(build, configs) if r.label != strategy.label)
     for one in (strategy, *rivals):
         legal.check_far(one.kind, one.far, values)

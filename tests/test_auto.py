@@ -27,6 +27,7 @@ from avpbench.engine.sampling import Sampling, generator
 from avpbench.errors import ConfigError, IncompatibleModels, WireError
 from avpbench.links.direct import Direct
 from avpbench.records import read_samples
+from avpbench.setup import plan
 from avpbench.strategies.auto import Auto
 from avpbench.strategies.raw import Raw
 
@@ -55,7 +56,7 @@ def cases() -> list[Any]:
     for row in rule():
         model, tokenizer, overlap, bandwidth, budget, wanted = row
         overlaps = values(overlap, 0.0, 1.0, 0.3, 0.2999) if overlap != "-" else [None]
-        speeds = [None] if bandwidth == "null" else values(bandwidth, "1Mbps", "100Gbps", "10Gbps", "9.99Gbps")
+        speeds = [None] if bandwidth == "null" else values(bandwidth, "1Mbps", "100Gbps", "4Gbps", "3.99Gbps")
         budgets = values(budget, 2, 64, 32, 31)
         for shared, speed, bits in itertools.product(overlaps, speeds, budgets):
             name = f"{model}-{tokenizer}-{shared}-{speed}-{bits}-{wanted}"
@@ -94,6 +95,12 @@ def test_the_links_bandwidth_is_what_counts(tiny: Engine) -> None:
     assert auto().choose(tiny.spec, tiny.spec)[0].kind == "raw"  # type: ignore[union-attr]
 
 
+def test_as_a_rival_it_negotiates_for_the_cell_s_own_link() -> None:
+    (rival,) = plan(compose(["strategy=raw", "latency.against=[auto]", "link.bandwidth=1Gbps", "max_agent_tokens=7"])).rivals
+    assert isinstance(rival, Auto)
+    assert (rival.bandwidth, rival.fallback_tokens) == (1e9, 7)
+
+
 # --- who is the same model
 
 
@@ -110,6 +117,8 @@ def who(folder: Path, name: str = "one") -> ModelSpec:
 def test_a_renamed_copy_is_the_same_model_and_other_weights_at_its_path_are_not(tmp_path: Path, tiny: Engine) -> None:
     first = who(saved(tiny, tmp_path / "a"))
     shutil.copytree(tmp_path / "a", tmp_path / "b")
+    written = tmp_path / "b" / "config.json"
+    written.write_text(written.read_text().replace("10000.0", "10000"))  # as other writers spell it
     copy = who(tmp_path / "b", "renamed")
     assert copy == first
     assert auto().choose(first, copy)[0].kind == "raw"  # type: ignore[union-attr]
@@ -234,7 +243,7 @@ def test_words_and_reasons_on_the_card_do_not_eat_into_a_budget(tiny: Engine) ->
             parcels[name].append(wire.decode(message))
     for ours, theirs in zip(*parcels.values(), strict=True):
         assert ours.card.kind == "quantized"
-        assert ours.card.decision == "same model, link of 1e+09 bit/s is under 1e+10: 4 bits a value"
+        assert ours.card.decision == "same model, link of 1e+09 bit/s is under 4e+09: 4 bits a value"
         assert ours.tensors.keys() == theirs.tensors.keys()
         assert all(torch.equal(t, theirs.tensors[name]) for name, t in ours.tensors.items())
         assert len(ours.card.body["turns"]) == 1 + parcels["auto"].index(ours)

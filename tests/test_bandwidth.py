@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,10 +19,10 @@ from avpbench.errors import ConfigError
 from avpbench.links.bandwidth import TokenBucket
 from avpbench.links.direct import Direct
 from avpbench.meter import Stages, now_s
-from avpbench.phases import latency
+from avpbench.phases import latency, quality
 from avpbench.phases.latency import Timing
 from avpbench.rates import bits_per_s
-from avpbench.records import Journal, LatencyRecord
+from avpbench.records import Journal, LatencyRecord, SampleRecord
 from avpbench.strategies.raw import Raw
 
 
@@ -110,6 +111,16 @@ def test_the_hand_off_is_charged_and_its_receiver_is_not(tiny: Engine, tmp_path:
         else:
             assert r.modelled_s is None
             assert r.seconds < 60
+
+
+def test_a_chain_s_time_holds_what_its_hops_were_charged(tiny: Engine, tmp_path: Path) -> None:
+    one, journal = modelled(tiny, "1Kbps"), Journal(tmp_path / "samples.jsonl", SampleRecord)
+    one = replace(one, settings=replace(one.settings, batch_size=1))
+    for record in quality.run(one, journal, no_stop):
+        assert record.end_to_end_s is not None
+        charged = sum(hop.modelled_s or 0 for hop in record.hops)
+        assert charged > 100
+        assert charged < record.end_to_end_s < charged + 60
 
 
 def test_by_reference_nothing_is_charged(tiny: Engine) -> None:

@@ -21,7 +21,7 @@ from avpbench.engine.engine import Engine
 from avpbench.engine.load import loaded
 from avpbench.engine.mixing import mixture, top_pairs
 from avpbench.engine.sampling import Sampling, generator
-from avpbench.errors import ConfigError, WireError
+from avpbench.errors import ConfigError, StateError, WireError
 from avpbench.interop import from_avp, to_avp
 from avpbench.links.direct import Direct
 from avpbench.setup import plan
@@ -174,6 +174,16 @@ def test_avp_projected_goes_between_vocabularies(tiny: Engine, foreign: Engine) 
     prefix = peer.inject(wire.decode(wire.encode(peer.export(state_of(tiny, "avp_projected"), tiny, foreign.spec))), foreign)
     assert prefix.soft_NE is not None
     assert prefix.soft_NE.shape == (1, 64)
+
+
+def test_avp_projected_refuses_what_is_not_a_number(tiny: Engine) -> None:
+    state = state_of(tiny, "avp_projected")
+    assert state.captured.hidden_TE is not None
+    spoilt = state.captured.hidden_TE.clone()
+    spoilt[:] = float("nan")
+    state = replace(state, captured=replace(state.captured, hidden_TE=spoilt))
+    with pytest.raises(StateError, match="not a number"):
+        build(strategy_config("avp_projected")).export(state, tiny, tiny.spec)
 
 
 @pytest.mark.parametrize("words", [["strategy=avp_projected"], ["latency.against=[avp_projected]"]])

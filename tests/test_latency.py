@@ -11,8 +11,9 @@ import pytest
 from conftest import cell, no_stop
 
 from avpbench.aggregate import aa_interval, clocks, divergence, speedup, wilson
+from avpbench.breakeven import BreakEven, measure
 from avpbench.build import build
-from avpbench.config import strategy_config
+from avpbench.config import compose, strategy_config
 from avpbench.engine.engine import Engine
 from avpbench.errors import ConfigError
 from avpbench.phases import latency
@@ -99,6 +100,24 @@ def test_blocks_that_are_there_are_not_repeated(tiny: Engine, tmp_path: Path) ->
     assert both[: len(first)] == first
     assert {r.block for r in both} == {0, 1, 2}
     assert timed(tiny, tmp_path, ("raw", "reprefill"), repeats=3) == both
+
+
+def test_words_in_the_place_of_states_are_recorded_and_no_time_of_theirs(
+    tiny: Engine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    journal = Journal(tmp_path / "latency.jsonl", LatencyRecord)
+    ways = [build(compose(["strategy=projected", f"strategy.max_entropy={most}"]).strategy) for most in (0, 100)]
+    latency.run(cell(tiny, limit=2), [ways[0], Raw(), Reprefill()], Timing(2, 0, 4, None, aa=False), journal, no_stop)
+    fallen = journal.read()
+    assert {r.fell_back for r in fallen if r.strategy == "projected"} == {True}
+    assert not any(r.fell_back for r in fallen if r.strategy != "projected")
+    assert "projected fell back to words" in capsys.readouterr().out
+    assert (clocks(fallen, "projected").num_blocks, clocks(fallen, "projected").ttft_host_speedup) == (0, None)
+    assert clocks(fallen, "raw").num_blocks == 2
+    assert measure(fallen, "projected", "reprefill", None, None) == BreakEven()
+    whole = Journal(tmp_path / "whole.jsonl", LatencyRecord)
+    latency.run(cell(tiny, limit=2), [ways[1], Reprefill()], Timing(2, 0, 4, None, aa=False), whole, no_stop)
+    assert clocks(whole.read(), "projected").num_blocks == 2
 
 
 def test_what_a_crash_left_of_a_block_does_not_count(tiny: Engine, tmp_path: Path) -> None:

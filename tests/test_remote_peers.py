@@ -269,7 +269,7 @@ def test_a_receiver_that_falls_silent_is_forgotten() -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"processes": 0},
+        {"processes": 1},
         {"chunk_bytes": 0},
         {"window_chunks": 1.5},
         {"max_bytes": 0},

@@ -67,7 +67,7 @@ def spec(name: str, config: Any, tokenizer: Any, weights: str, dtype: torch.dtyp
         num_layers=config.num_hidden_layers,
         num_kv_heads=getattr(config, "num_key_value_heads", None) or heads,
         head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
-        rope=json.dumps(rope, sort_keys=True),
+        rope=json.dumps(digest.canonical(dict(rope)), sort_keys=True),
         dtype=str(dtype).removeprefix("torch."),
     )
 

@@ -28,7 +28,7 @@ from avpbench.links.link import Arrived
 from avpbench.links.shared import Shared
 from avpbench.meter import NO_STAGES, AnyStages, Stages, measured_rates, total
 from avpbench.phases.replay import raw_transcript, replayed
-from avpbench.progress import progress
+from avpbench.progress import progress, say
 from avpbench.records import CLOCKS, EXPORT, Journal, LatencyRecord, whole_blocks
 from avpbench.strategies.strategy import Strategy
 
@@ -91,6 +91,7 @@ def run(
     missing = max(0, timing.repeats - len(whole_blocks(rows, {(s.label, aa) for s, aa in entrants})))
     first = 1 + max((row.block for row in rows), default=-1)
     hops: dict[int, Sequence[TimedHop]] = {}
+    told: set[str] = set()
     with progress("latency", timing.repeats, timing.repeats - missing) as advance:
         for block in range(first, first + missing):
             check_stop()
@@ -104,6 +105,9 @@ def run(
             records = [r for place, (s, aa) in enumerate(order) for r in by_label[s.label].repeat(timing, block, place, aa)]
             for record in records:
                 journal.append(record)
+            for label in sorted({record.strategy for record in records if record.fell_back} - told):
+                told.add(label)
+                say(f"note: {label} fell back to words in the last hop, and those are no times of it")
             advance(1)
 
 
@@ -231,7 +235,7 @@ class Repeated:
     def _record(self, clock: str, seconds: float, stages_s: dict[str, float] | None, modelled_s: float | None) -> LatencyRecord:
         return LatencyRecord(
             self.block, self.order, self.strategy, clock, seconds, stages_s, self.sample_id, self.prefix_tokens, self.new_tokens,
-            self.out.wire_bytes, _PROCESS, self.aa, modelled_s, self.limits_s.get(clock),
+            self.out.wire_bytes, _PROCESS, self.aa, modelled_s, self.out.fell_back, self.limits_s.get(clock),
         )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from avpbench.errors import OutOfMemory, cause
 from avpbench.meter import total
 from avpbench.phases.blocks import run_missing
 from avpbench.records import Journal, SampleRecord, Status
-from avpbench.strategies.text import Text
+from avpbench.strategies.words import fell_back
 from avpbench.tasks.grading import grade
 
 
@@ -22,8 +22,11 @@ def run(cell: Cell, journal: Journal[SampleRecord], check_stop: Callable[[], Non
         prompts, jobs = [cell.prompts(i) for i in part], cell.jobs(part)
         with total(cell.agents[-1].engine.device) as took:
             results = run_chain(cell.players, prompts, jobs)
-        alone_s = took.seconds if len(part) == 1 else None
-        return [replace(_record(cell, i, r, len(part)), end_to_end_s=alone_s) for i, r in zip(part, results, strict=True)]
+        records = [_record(cell, i, r, len(part)) for i, r in zip(part, results, strict=True)]
+        if len(part) > 1:
+            return records
+        charged = sum(hop.modelled_s or 0.0 for hop in records[0].hops)
+        return [replace(records[0], end_to_end_s=took.seconds + charged)]
 
     yield from run_missing("quality", cell, journal, compute, lambda index, error: _failed(cell, index, error), check_stop)
 
@@ -32,7 +35,7 @@ def _record(cell: Cell, index: int, result: ChainResult, batch_size: int) -> Sam
     problem = cell.task.problem(index)
     graded = grade(result.completion, problem.gold)
     status: Status = "truncated" if result.finish == "length" else "ok"
-    if any(hop.decision is not None and hop.strategy == Text.kind for hop in result.hops):
+    if any(fell_back(hop.strategy, hop.decision) for hop in result.hops):
         status = "fallback"
     return SampleRecord(
         problem.id, problem.gold, graded.prediction, graded.correct, status, result.completion, result.turns, result.hops, batch_size

@@ -27,12 +27,15 @@ class Terms:
     turn_s: float
 
     def __post_init__(self) -> None:
-        for name in ("processes", "chunk_bytes", "window_chunks", "max_bytes"):
+        whole("link.processes", self.processes, 2)  # neighbours live apart, or nothing would leave a process
+        for name in ("chunk_bytes", "window_chunks", "max_bytes"):
             whole(f"link.{name}", getattr(self, name), 1)
         number("link.deadline_s", self.deadline_s, 0, 86_400, open_low=True)
         number("link.turn_s", self.turn_s, 0, 7 * 86_400, open_low=True)
         if self.bandwidth_bps is not None and 8 * 65_536 / self.bandwidth_bps > self.deadline_s:
-            raise ConfigError(f"link.bandwidth={self.bandwidth} does not carry 64 KiB within link.deadline_s={self.deadline_s}")
+            raise ConfigError(
+                f"link.bandwidth={self.bandwidth} does not carry 64 KiB within link.deadline_s={self.deadline_s}; raise one of the two"
+            )
 
     @property
     def bandwidth_bps(self) -> float | None:

@@ -42,7 +42,7 @@ class Auto(Strategy):
         number("strategy.min_overlap", min_overlap, 0, 1)
         fast = bits_per_s("strategy.raw_from", raw_from)
         if fast is None:
-            raise ConfigError("strategy.raw_from must be a rate like 10Gbps, got null")
+            raise ConfigError("strategy.raw_from must be a rate like 4Gbps, got null")
         self.raw, self.quantized, self.projected = raw, quantized, projected
         self.bandwidth, self.raw_from = bits_per_s("link.bandwidth", bandwidth), fast
         self.min_overlap, self.fallback_tokens = min_overlap, fallback_tokens

@@ -18,7 +18,7 @@ from avpbench.engine.capture import HIDDEN
 from avpbench.engine.engine import Engine
 from avpbench.engine.load import loaded
 from avpbench.engine.vocabulary import met
-from avpbench.errors import IncompatibleModels, NotFound, WireError
+from avpbench.errors import IncompatibleModels, NotFound, StateError, WireError
 from avpbench.strategies.states import STATES, behind_opening, hidden, places
 from avpbench.strategies.strategy import Strategy
 from avpbench.strategies.tokens import tensor
@@ -70,7 +70,12 @@ class AvpProjected(Strategy):
         return shared
 
     def export(self, state: AgentState, sender: Engine, receiver: ModelSpec) -> Parcel:
-        return Parcel(self.card(state), {"states": hidden(state, sender, places(state, self.states, self.stride))})
+        hidden_NE = hidden(state, sender, places(state, self.states, self.stride))
+        if not bool(hidden_NE.isfinite().all()):
+            raise StateError(
+                f"a state of {state.spec.name} is not a number, and AVP would project it; strategy=projected hands over words instead"
+            )
+        return Parcel(self.card(state), {"states": hidden_NE})
 
     def inject(self, parcel: Parcel, receiver: Engine) -> Prefix:
         who = self.own(parcel).card.sender

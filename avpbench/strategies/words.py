@@ -56,6 +56,11 @@ def _spoken(state: AgentState, sender: Engine, max_tokens: int) -> tuple[Turn, i
     return replace(state.turn, said=sender.decode(done.new_ids)), len(done.new_ids)
 
 
+def fell_back(kind: str, decision: str | None) -> bool:
+    """Whether what crossed as this kind are words in the place of something else."""
+    return decision is not None and kind == TEXT
+
+
 def prefix(parcel: Parcel) -> Prefix:
     """Where the receiver of words starts."""
     return Prefix(text=as_json(turns(parcel), whole=False))
