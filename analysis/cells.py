@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -20,7 +21,7 @@ SOFT = ("projected", "random_direction", "avp_projected")  # what they hand over
 UNTRAINED = "\u2020 the embedded models were not trained for this: soft tokens, or latent steps"
 ORGANISM = "an embedded model is a model organism: it shows whether a hand-off carries what it should; its timings measure Python"
 _SAME = ("device", "dtype", "prompts", "data")
-PLACE = ("device", "dtype")  # what the points of one figure, and the rows of one table of times, must share
+Place = tuple[str, str]  # device and dtype: what the points of one figure, and the rows of one table of times, must share
 _SHORT = {  # facts that studies select by, and where the config has them
     "variant": "model.variant", "load": "model.load", "level": "task.level", "fraction": "strategy.fraction",
     "requantize": "strategy.requantize", "bandwidth": "link.bandwidth", "draw": "strategy.controller.seed",
@@ -138,6 +139,11 @@ def _dotted(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
             yield f"{prefix}{key}", inner
 
 
+def trained_organism(cell: Cell) -> bool:
+    """Whether the cell's accuracy is a trained embedded model's, of which several training seeds are wanted."""
+    return bool(cell.facts.get("model.zoo")) and cell.facts.get("load") == "weights"
+
+
 def usable(cells: Iterable[Cell]) -> None:
     """Raises Refused, naming the first cell that may not be used."""
     for cell in cells:
@@ -153,6 +159,26 @@ def comparable(cells: Sequence[Cell], keys: Sequence[str] = _SAME) -> None:
         if len(values) > 1:
             named = "; ".join(f"{cell.facts['folder']}: {value}" for value, cell in sorted(values.items(), key=lambda v: v[0]))
             raise Refused(f"they differ in {key} ({named})")
+
+
+def usual_place(cells: Sequence[Cell]) -> Place:
+    """The device and dtype of most of these cells."""
+    return Counter(map(_place, cells)).most_common(1)[0][0]
+
+
+def in_place(cells: Sequence[Cell], place: Place) -> None:
+    """Raises Refused where a cell may not be used, or ran on another device or in another dtype than what it would stand beside."""
+    usable(cells)
+    for cell in cells:
+        if _place(cell) != place:
+            raise Refused(
+                f"{cell.facts['folder']} ran on {' in '.join(_place(cell))}, and what it would stand beside on {' in '.join(place)}"
+            )
+
+
+def _place(cell: Cell) -> Place:
+    identity = cell.meta["identity"]
+    return str(identity["device"]), str(identity["dtype"])
 
 
 def codes_of(cells: Iterable[Cell]) -> set[str]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
-from analysis.cells import Cell, Where
+from analysis.cells import Cell, Where, trained_organism
 from analysis.contrasts import SEEDS
 from analysis.declared import Claim, Declared, Measure
 from analysis.errors import MismatchedSamples, Missing, Refused
@@ -33,8 +33,11 @@ def table(claims: Sequence[Claim], cells: Sequence[Cell], studies: Mapping[str, 
     """A row a claim. A measure whose cells are absent says which study is missing and how to run it."""
     shown = Table("claims", "Claims", list(HEADER), prose=True)
     for claim in claims:
+        published = {cell.study for cell in cells}
+        if claim.instead in published and claim.study not in published:
+            claim = replace(claim, study=claim.instead)
         run = studies[claim.study].command if claim.study in studies else f"python -m avpbench -m experiment={claim.study}"
-        if any(cell.study == claim.study for cell in cells):
+        if claim.study in published:
             found = [_measured(claim, k, cells, run, shown) for k in range(len(claim.measures))]
         else:
             shown.note(f"missing: no records of {claim.study}; run: {run}")
@@ -104,7 +107,9 @@ def _verdict(claim: Claim, found: Sequence[_Measured], every: Sequence[Cell]) ->
         return "undecided: too few process restarts"
     texts = [number(one.value, _unit(measure)) for one, measure in zip(there, claim.measures, strict=True)]
     counted = [one for one, measure in zip(there, claim.measures, strict=True) if measure.counts]
-    return claim.verdict[_ruling(claim, counted)].format(*texts, least=_least(claim, every)) + _seeds(there[0].cells)
+    matching = [m.label.split()[0] for m, one in zip(claim.measures, there, strict=True) if m.counts and _ruling(claim, [one]) == "holds"]
+    said = claim.verdict[_ruling(claim, counted)]
+    return said.format(*texts, least=_least(claim, every), matching=", ".join(matching) or "none") + _seeds(there[0].cells)
 
 
 def _least(claim: Claim, cells: Sequence[Cell]) -> str:
@@ -126,7 +131,7 @@ def _least(claim: Claim, cells: Sequence[Cell]) -> str:
 
 def _seeds(cells: Sequence[Cell]) -> str:
     """What is to be said of a trained model organism of fewer training seeds than a conclusion wants."""
-    trained = {cell.facts.get("variant") for cell in cells if cell.facts.get("model.zoo") and cell.facts.get("load") == "weights"}
+    trained = {cell.facts.get("variant") for cell in cells if trained_organism(cell)}
     return f", in {len(trained)} training seed{'s' if len(trained) > 1 else ''}" if 0 < len(trained) < SEEDS else ""
 
 

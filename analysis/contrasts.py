@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from typing import final
 
 from analysis import quality, timing
-from analysis.cells import ORGANISM, Cell
-from analysis.controllers import equal_bits
+from analysis.cells import ORGANISM, Cell, trained_organism
 from analysis.declared import ContrastSpec, Declared, Where, combinations, filled
 from analysis.errors import MismatchedSamples, Refused
 from analysis.estimates import Estimate, Point, number, point_of, spoken
@@ -42,7 +41,7 @@ def table(study: Declared, cells: Sequence[Cell]) -> Table:
             name = filled(spec.name, chosen)
             names.append(name)
             try:
-                found[name] = spec, _measured(spec, cells, {"study": study.name} | spec.where | chosen, study.command)
+                found[name] = spec, _measured(spec, cells, study.where | spec.where | chosen, study.command)
             except (Refused, MismatchedSamples) as error:
                 text = str(error)
                 shown.note(text if text.startswith("missing") else f"{name}: refused: {text}")
@@ -73,9 +72,10 @@ def _measured(spec: ContrastSpec, cells: Sequence[Cell], where: Where, run: str)
         unit = metric(spec.metric).unit
         effect = metric(spec.metric).compute(a, b)
         low, high = _ends(effect)
-        return _Found(effect, paired.p, _detectable(low, high), paired.by_seed, unit, 1.0 if is_ratio else 0.0)
+        detectable = math.exp(_detectable(math.log(low), math.log(high))) if is_ratio else _detectable(low, high)
+        return _Found(effect, paired.p, detectable, paired.by_seed, unit, 1.0 if is_ratio else 0.0)
     if len({None, a.first.facts.get("controller"), b.first.facts.get("controller")}) == 3:
-        equal_bits(a, b, spec.metric)  # of two controllers nothing is claimed at unequal bits
+        quality.equal_bits(a, b, spec.metric)  # of two controllers nothing is claimed at unequal bits
     found = quality.contrast(a, b, spec.metric)
     unit = "points" if spec.metric == "accuracy" else metric(spec.metric).unit
     return _Found(found.effect, found.p, found.detectable, found.by_seed, unit, 0.0)
@@ -109,19 +109,20 @@ def _point(cells: Sequence[Cell], label: str, where: Where, run: str) -> Point:
 
 
 def _row(name: str, spec: ContrastSpec, found: _Found, adjusted: float) -> list[Entry]:
-    cell = found.effect.cells[0]
+    cell, *others = found.effect.cells
+    rest = tuple(others)
     detectable = "-" if found.detectable is None else number(found.detectable, found.unit).lstrip("+")
     signs = {value > 0 for value in found.by_seed}
     alike = "-" if len(found.by_seed) < 2 else f"{'yes' if len(signs) == 1 else 'no'} ({len(found.by_seed)})"
     return [
         Entry(name),
-        Entry(str(found.effect.num), cell),
-        Entry(spoken(found.effect, found.unit), cell),
-        Entry(f"{found.p:.2g}", cell),
-        Entry(f"{adjusted:.2g}", cell),
-        Entry(detectable, cell),
+        Entry(str(found.effect.num), cell, rest),
+        Entry(spoken(found.effect, found.unit), cell, rest),
+        Entry(f"{found.p:.2g}", cell, rest),
+        Entry(f"{adjusted:.2g}", cell, rest),
+        Entry(detectable, cell, rest),
         Entry(alike),
-        Entry(_verdict(spec, found, adjusted), cell),
+        Entry(_verdict(spec, found, adjusted), cell, rest),
     ]
 
 
@@ -134,7 +135,7 @@ def _verdict(spec: ContrastSpec, found: _Found, adjusted: float) -> str:
         return "no difference shown"
     more = effect.value > found.none
     said = "holds" if more == (spec.expect == "more") else "the reverse holds"
-    return said if spec.metric in timing.CLOCKS else said + _narrow(found.by_seed)
+    return said + _narrow(found.by_seed) if found.by_seed and any(map(trained_organism, effect.cells)) else said
 
 
 def _narrow(by_seed: Sequence[float]) -> str:

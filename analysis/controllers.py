@@ -11,7 +11,6 @@ from analysis.errors import MismatchedSamples, NotMeasured, Refused
 from analysis.estimates import Point, number, spoken
 from analysis.tables import Entry, Table, empty_tables, points
 
-EQUAL = 0.02  # the share by which true bits may differ in one comparison
 DRAWS = 8  # of a random controller, at least
 _HEADER = [
     "controller", "n", "true bits", "KL", "median", "p99", "KL - uniform", "MDD", "KL - its random", "share of gap", "accuracy",
@@ -78,23 +77,9 @@ def _quantile(point: Point, share: float) -> Entry:
     return Entry(f"{found.value:.4g}", point.first)
 
 
-def equal_bits(point: Point, other: Point, name: str) -> None:
-    """Raises Refused where the true bits differ by more than EQUAL: of the hand-overs that the metric `name` is about, the scored
-    ones for KL, those of the agents' own words for accuracy."""
-    which = "scored_bits" if name == "kl" and scored(point) and scored(other) else "mean_bits"
-    mine, theirs = (quality.average(p, which, interval=False).value for p in (point, other))
-    if abs(mine - theirs) > EQUAL * theirs:
-        raise Refused(f"{point.label} takes {mine:.2f} true bits, {other.label} {theirs:.2f}")
-
-
 def bits(table: Table, point: Point) -> Entry:
     """The true bits of what the KL beside it is of, or of the agents' own words where nothing was scored."""
-    return table.number("scored_bits" if scored(point) else "mean_bits", point)
-
-
-def scored(point: Point) -> bool:
-    """Whether every cell has the true bits of what the fidelity phase handed over."""
-    return all("mean_bits" in c.fidelity and bool(c.fidelity.mean_bits.notna().any()) for c in point.cells)
+    return table.number("scored_bits" if quality.scored(point) else "mean_bits", point)
 
 
 def against(table: Table, point: Point, other: Point | None, name: str = "kl") -> list[Entry]:
@@ -104,7 +89,7 @@ def against(table: Table, point: Point, other: Point | None, name: str = "kl") -
     unit = "points" if name == "accuracy" else "nats"
     try:
         found = quality.contrast(point, other, name)
-        equal_bits(point, other, name)
+        quality.equal_bits(point, other, name)
     except NotMeasured:
         return [Entry("-")] * 2
     except (Refused, MismatchedSamples) as error:

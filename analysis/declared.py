@@ -110,6 +110,12 @@ class Declared:
     also: list[str] = field(default_factory=list)  # the same study with other models: shown where it is published
     optional: bool = False
 
+    @property
+    def where(self) -> Where:
+        """What all its cells have in common: the study, and the training seeds where its words name several."""
+        seeds = [int(seed) for seed in re.findall(r"\d+", self.organism)] if self.organism.startswith("model.variant=") else []
+        return {"study": self.name} | ({"variant": seeds} if len(seeds) > 1 else {})
+
 
 @final
 @dataclass(frozen=True, slots=True)
@@ -139,6 +145,7 @@ class Claim:
     verdict: dict[str, str]  # holds, fails, unclear; {0}, {1} ... are the measures
     at_least: float | None = None
     at_most: float | None = None
+    instead: str = ""  # the study whose records are shown where `study` has none
     least: dict[str, list[Any]] = field(default_factory=dict)  # a fact and its values, rising: {least} is the first from which on it holds
 
 

@@ -73,7 +73,7 @@ def _chapter(study: Declared, cells: list[Cell]) -> Chapter:
     run = f"{study.command}; python -m analysis publish {study.name}"
     if not cells:
         return Chapter(study, [], [], False)
-    where = {"study": study.name}
+    where = study.where
     tables = [table for spec in study.tables for table in _TABLES[spec.kind](spec, cells, where, run)]
     if study.contrasts:
         tables.append(contrasts.table(study, cells))

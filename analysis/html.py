@@ -76,7 +76,7 @@ def _figure(figure: Drawn) -> dict[str, Any]:
 
 
 def _cell(cell: Cell) -> dict[str, Any]:
-    keys = ("label", "folder", "chain", "question", "variant")
+    keys = ("label", "folder", "chain", "question", "variant", "model", "receiver", "level", "context", "budget_bits")
     return {"study": cell.study} | {key: cell.facts.get(key) for key in keys}
 
 

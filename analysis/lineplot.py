@@ -82,6 +82,6 @@ def _finish(panel: Panel, ax: Any) -> None:
     ax.set_yscale(spec.scale)
     if spec.x.scale == "log" and not spec.x.metric:
         ax.set_xticks(spec.x.values, [str(v) for v in spec.x.values])
-        ax.minorticks_off()
+        ax.xaxis.minorticks_off()
     if ax.get_legend_handles_labels()[0]:
         ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, frameon=False)  # below: nothing drawn is covered

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import final
 
-from analysis.cells import PLACE, Cell, Where, comparable
+from analysis.cells import Cell, Place, Where, in_place, usual_place
 from analysis.declared import PanelSpec
 from analysis.errors import MismatchedSamples, Missing, Refused
 from analysis.estimates import Estimate, Point, point_of
@@ -29,13 +29,18 @@ class Panel:
     remarks: list[str] = field(default_factory=list)
     drawn: list[Cell] = field(default_factory=list)
 
+    @property
+    def place(self) -> Place:
+        """Where most of the study's cells ran: what a figure draws beside each other ran there."""
+        return usual_place(self.cells)
+
     def point(self, label: str, own: Where, x: object = None) -> Point | None:
         """The cells of a line at x; None, noted, where there are none."""
-        chosen = {**self.where, **self.spec.where, **own} | ({} if x is None else {self.spec.x.fact: x})
+        chosen = {**self.where, **self.spec.where, **({} if x is None else {self.spec.x.fact: x}), **own}
         entrant = chosen.pop("entrant", None)
         try:
             found = point_of(self.cells, label, chosen, entrant)
-            comparable((*self.drawn[:1], *found.cells), PLACE)
+            in_place(found.cells, self.place)
             self.drawn += [cell for cell in found.cells if cell not in self.drawn]
             return found
         except Missing:

@@ -18,6 +18,7 @@ from analysis.stats import bootstrap, difference, mean_ratio, paired, sign_flips
 from avpbench.aggregate import wilson
 
 _FIDELITY = ("kl", "nll", "raw_nll", "top1_flips", "scored_bits")
+EQUAL = 0.02  # the share by which true bits may differ in one comparison
 SAVINGS = {"s_prompt": "prefilled_tokens", "s_forward": "forward_tokens", "s_flop": "flop"}
 FLOOR = 0.975
 
@@ -161,6 +162,20 @@ def contrast(point: Point, against: Point, name: str) -> Contrast:
     low, high = (seeds[0].low, seeds[0].high) if len(seeds) == 1 else bootstrap(changes)
     effect = Estimate(float(np.mean(by_seed)), low, high, count, cells)
     return Contrast(effect, max(one.p for one in seeds), max(one.detectable for one in seeds), by_seed)
+
+
+def equal_bits(point: Point, other: Point, name: str) -> None:
+    """Raises Refused where the true bits differ by more than EQUAL: of the hand-overs that the metric `name` is about, the scored
+    ones for KL, those of the agents' own words for accuracy."""
+    which = "scored_bits" if name == "kl" and scored(point) and scored(other) else "mean_bits"
+    mine, theirs = (average(p, which, interval=False).value for p in (point, other))
+    if abs(mine - theirs) > EQUAL * theirs:
+        raise Refused(f"{point.label} takes {mine:.2f} true bits, {other.label} {theirs:.2f}")
+
+
+def scored(point: Point) -> bool:
+    """Whether every cell has the true bits of what the fidelity phase handed over."""
+    return all("mean_bits" in c.fidelity and bool(c.fidelity.mean_bits.notna().any()) for c in point.cells)
 
 
 def share_of_gap(point: Point, random: Point, oracle: Point) -> Estimate:

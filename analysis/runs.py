@@ -100,6 +100,9 @@ def _entrants(cell: Cell) -> list[Table]:
     for entrant in sorted(set(cell.latency.strategy)):
         point = Point(entrant, (cell,), entrant)
         table.rows.append([Entry(entrant), *(table.number(name, point) for name in names)])
-        spent = ", ".join(f"{name} {number(seconds, 's')}" for name, seconds in stages(point).items())
-        table.note(f"stages of {entrant}: {spent}")
+        try:
+            spent = ", ".join(f"{name} {number(seconds, 's')}" for name, seconds in stages(point).items())
+            table.note(f"stages of {entrant}: {spent}")
+        except Refused as error:
+            table.note(f"stages of {entrant}: refused: {error}")
     return [table]

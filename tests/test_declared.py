@@ -75,11 +75,11 @@ def selections(study: Declared) -> Iterator[tuple[str, Facts]]:
     for figure, panel in ((one, panel) for one in study.figures for panel in one.panels):
         for label, line in (panel.lines | panel.levels).items():
             for x in panel.x.values if label in panel.lines else [None]:
-                yield (
-                    f"{figure.name}, {panel.title}, {label}",
-                    {**panel.where, **line} | ({panel.x.fact: x} if label in panel.lines else {}),
-                )
-    for claim in (one for one in claims(EXPERIMENTS) if one.study == study.name and one.needs != "real"):
+                at = {panel.x.fact: x} if label in panel.lines else {}
+                yield f"{figure.name}, {panel.title}, {label}", {**panel.where, **at, **line}
+                if panel.against is not None and at:
+                    yield f"{figure.name}, {panel.title}, {label} (against)", {**panel.where, **at, **line, **panel.against}
+    for claim in (one for one in claims(EXPERIMENTS) if study.name in (one.study, one.instead) and one.needs != "real"):
         for measure in claim.measures:
             for chosen, side in itertools.product(combinations(measure.line | claim.least), (measure.cells, measure.against)):
                 if side is not None:

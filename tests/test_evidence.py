@@ -140,6 +140,28 @@ def test_a_deleted_cell_is_missed_by_what_depends_on_it_and_by_nothing_else(tria
     assert "results/tables/clocks.csv" in same
 
 
+def test_a_deleted_training_seed_is_missed_by_what_pools_the_seeds(tmp_path: Path) -> None:
+    runs = {
+        (name, seed): write_run(tmp_path / "runs", [*BASE, f"strategy={name}", f"model.variant={seed}"], right=lambda k: k % 10 < 7)
+        for name in ("raw", "text", "blank") for seed in (0, 1, 2)
+    }  # fmt: skip
+    declare(tmp_path)
+    readme = tmp_path / "experiments" / "trial" / "README.md"
+    readme.write_text(readme.read_text().replace("command: python", "organism: model.variant=0,1,2\ncommand: python"))
+    publish("trial", tmp_path / "runs", tmp_path / "published")
+    whole = made(tmp_path)
+    assert "text at 2" not in whole["BENCHMARKS.md"].decode()
+    shutil.rmtree(runs["text", 1])
+    shutil.rmtree(tmp_path / "published")
+    publish("trial", tmp_path / "runs", tmp_path / "published")
+    less = made(tmp_path)
+    told = less["BENCHMARKS.md"].decode()
+    assert "missing: text at 2; run: python -m avpbench -m experiment=trial model.variant=0,1,2" in told
+    assert re.search(r"missing: text \(study=trial.*\(variant 1\)", told)
+    assert not [line for line in told.splitlines() if line.startswith("| text |")], "two seeds are not shown as three"
+    assert less["results/figures/accuracy.svg"] != whole["results/figures/accuracy.svg"]
+
+
 def test_no_study_at_all_is_told_with_its_command(tmp_path: Path) -> None:
     declare(tmp_path)
     files = made(tmp_path)

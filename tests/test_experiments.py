@@ -117,4 +117,4 @@ def test_claims_ask_for_what_exists() -> None:
         for measure in claim.measures:
             metric(measure.metric)
         for words in claim.verdict.values():
-            words.format(*["x"] * len(claim.measures), least="x")
+            words.format(*["x"] * len(claim.measures), least="x", matching="x")

@@ -140,7 +140,7 @@ function open(cell) {
   showStudy();
   const problems = data.samples[wanted.study] ?? {};
   $("problem").value = Object.keys(problems).find((id) => problems[id][cell]) ?? $("problem").value;
-  const alike = (other) => ["chain", "question", "variant"].every((key) => data.cells[other][key] === wanted[key]);
+  const alike = (other) => ["chain", "question", "variant", "model", "receiver", "level", "context", "budget_bits"].every((key) => data.cells[other][key] === wanted[key]);
   let room = 4;
   for (const option of $("cells").options) option.selected = option.value === cell;
   for (const option of $("cells").options) if (!option.selected && alike(option.value) && --room > 0) option.selected = true;

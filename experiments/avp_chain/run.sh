@@ -6,11 +6,11 @@ set -eu
 study=${STUDY:-avp_chain}
 run() { python -m avpbench -m experiment="$study" "$@"; }
 several=2,3,4,8,16
-if [ "$study" = avp_chain ]; then
-    run script_tokens=20,60,120 "$@"                                                             # agents that speak
-    run strategy=raw chain=$several think_steps=20 script_tokens=20,60,120 "$@"                  # that think
-    run strategy=raw chain=$several think_steps=5,10,40 "$@"
-    run script_tokens=400 think_steps=0,20 "$@" limit=2                                          # the longest answers
+case $study in avp_chain | avp_chain_gpu) scripted=1 ;; *) scripted= ;; esac
+if [ $scripted ]; then
+    run script_tokens=120 "$@"                                                                   # agents that speak
+    run strategy=raw chain=$several think_steps=5,10,20,40 "$@"                                  # that think
+    run script_tokens=20,60,400 think_steps=0,20 "$@" limit=2                                    # other lengths
 else
     run "$@"
     run strategy=raw chain=$several think_steps=20 "$@"
@@ -18,5 +18,5 @@ fi
 run strategy=text chain=$several max_agent_tokens=20 "$@"                                        # as many words as there are thoughts
 for chain in 4 16; do                                                                            # one agent with all they compute
     words=$(python experiments/avp_chain/equal.py "results/runs/$study" $chain 20)
-    if [ "$study" = avp_chain ]; then run strategy=raw chain=1 script_tokens="$words" "$@"; else run strategy=raw chain=1 max_new_tokens="$words" "$@"; fi
+    if [ $scripted ]; then run strategy=raw chain=1 script_tokens="$words" "$@"; else run strategy=raw chain=1 max_new_tokens="$words" "$@"; fi
 done
