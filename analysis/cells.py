@@ -161,6 +161,15 @@ def comparable(cells: Sequence[Cell], keys: Sequence[str] = _SAME) -> None:
             raise Refused(f"they differ in {key} ({named})")
 
 
+def same_clock(cells: Sequence[Cell]) -> None:
+    """Raises Refused where times of these cells may not be compared: another processor, or as many threads not."""
+    for key in ("processor", "threads"):
+        found = {str(cell.meta[key]): cell for cell in cells if cell.meta.get(key) is not None}
+        if len(found) > 1:
+            named = "; ".join(f"{cell.facts['folder']}: {value}" for value, cell in sorted(found.items(), key=lambda v: v[0]))
+            raise Refused(f"their times differ in {key} ({named})")
+
+
 def usual_place(cells: Sequence[Cell]) -> Place:
     """The device and dtype of most of these cells."""
     return Counter(map(_place, cells)).most_common(1)[0][0]

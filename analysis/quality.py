@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis.cells import Cell, comparable
+from analysis.cells import Cell, comparable, same_clock
 from analysis.errors import NotMeasured, Refused
 from analysis.estimates import Estimate, Point
 from analysis.stats import bootstrap, difference, mean_ratio, paired, sign_flips
@@ -112,12 +112,15 @@ def saving(point: Point, against: Point, name: str) -> Estimate:
 def ratio(point: Point, against: Point, name: str) -> Estimate:
     """The other's mean over this one's, of the same problems."""
     pairs = _matched(against, point, name)
-    return Estimate(*mean_ratio(pairs), sum(map(len, pairs)), (*point.cells, *against.cells))
+    note = "each side in a process of its own, not in blocks" if name.endswith("_s") else ""
+    return Estimate(*mean_ratio(pairs), sum(map(len, pairs)), (*point.cells, *against.cells), note)
 
 
 def _matched(point: Point, against: Point, name: str) -> list[NDArray[np.float64]]:
     """values_N2 of the same problems, an array a training seed. Raises Refused or MismatchedSamples."""
     comparable((*point.cells, *against.cells))
+    if name.endswith("_s"):
+        same_clock((*point.cells, *against.cells))
     mine, others = point.by_seed, against.by_seed
     if mine.keys() != others.keys():
         raise Refused(f"{point.label} has the training seeds {list(mine)}, {against.label} {list(others)}")

@@ -6,6 +6,7 @@ import platform
 import subprocess
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,7 @@ def describe(identity: Identity, cell: Cell, config: dict[str, Any], words: Sequ
         spent={},
         num_samples=cell.num_samples,
         earlier=[],
+        processor=_processor(),
     )
 
 
@@ -71,6 +73,15 @@ def _roofline(engine: Engine, timed: bool) -> dict[str, Any]:
 def device_name(device: torch.device) -> str:
     """The device's own name, e.g. of the GPU; for a CPU its architecture."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu-{platform.machine()}"
+
+
+def _processor() -> str | None:
+    """The CPU's own name; None where the system does not say."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or None
 
 
 def _driver() -> str | None:

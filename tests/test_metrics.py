@@ -250,3 +250,17 @@ def test_units_are_spoken() -> None:
     with pytest.raises(Refused, match="unknown metric 'kll'"):
         metric("kll")
     assert "kl" in METRICS
+
+
+@pytest.mark.parametrize(("key", "value"), [("processor", "another CPU"), ("threads", 64)])
+def test_times_of_two_machines_are_not_compared(tmp_path: Path, key: str, value: object) -> None:
+    raw, text = point(write_run(tmp_path, RAW)), point(write_run(tmp_path, TEXT))
+    for one in (raw, text):
+        one.first.samples["end_to_end_s"] = 2.0
+        one.first.meta["processor"] = "a CPU"
+    assert quality.ratio(raw, text, "end_to_end_s").value == 1
+    assert "in a process of its own" in quality.ratio(raw, text, "end_to_end_s").note
+    text.first.meta[key] = value
+    with pytest.raises(Refused, match=f"their times differ in {key}"):
+        quality.ratio(raw, text, "end_to_end_s")
+    assert quality.contrast(raw, text, "accuracy").effect.num == len(raw.first.samples)
