@@ -1,7 +1,7 @@
 #!/bin/bash
 # Every member's cells; what is done already is not done again.   bash experiments/family/run.sh [OVERRIDE ...]
 set -eu
-for member in "tiny model.variant=0,1,2" tiny-llama tiny-stress; do
+for member in "tiny model.variant=0,1,2" tiny-large tiny-llama tiny-stress; do
     run() { python -m avpbench -m study=family limit=1000 latency=off model=$member "$@"; }
     run chain=1 strategy=raw task.level=standard,easy,broad,long,unseen_names,unseen_templates "$@"
     run chain=4 strategy=raw,text,text_full,question_only,blank "$@"
