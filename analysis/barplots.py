@@ -6,6 +6,7 @@ import itertools
 import math
 from typing import Any
 
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from analysis import style, timing
@@ -14,7 +15,7 @@ from analysis.estimates import Point, number
 from analysis.panel import Panel
 from avpbench.summary import REFERENCE
 
-_BANDWIDTHS = [10 ** (7 + k / 20) for k in range(101)]  # 10 Mbit/s to 1 Tbit/s
+_BANDWIDTHS = [10 ** (6 + k / 20) for k in range(121)]  # 1 Mbit/s to 1 Tbit/s
 
 
 def stack(panel: Panel, ax: Any) -> None:
@@ -46,7 +47,7 @@ def stack(panel: Panel, ax: Any) -> None:
 def winners(panel: Panel, ax: Any) -> None:
     """Who hands over fastest at each x and bandwidth, T = hand-off through memory + bits / bandwidth; break-even with its interval."""
     spec = panel.spec
-    labels = list(spec.lines)
+    labels, bounded = list(spec.lines), set()
     for column, x in enumerate(spec.x.values):
         costs: dict[str, tuple[float, float]] = {}
         for label, own in spec.lines.items():
@@ -55,11 +56,14 @@ def winners(panel: Panel, ax: Any) -> None:
             if point and spent:
                 size = timing.blocks(point, "handoff", (point.entrant,), "wire_bytes")[point.entrant].mean()
                 costs[label] = spent.value, 8 * float(size)
-                _break_even(panel, ax, column, label, point)
+                if _break_even(panel, ax, column, label, point):
+                    bounded.add(label)
         for low, high, label in _runs(costs):
             k = labels.index(label)
             ax.bar(column, high - low, bottom=low, width=1, **_fill(k))
-    ax.legend(handles=[Patch(label=label, **_fill(k)) for k, label in enumerate(labels)], loc="upper right", title="fastest")
+    fills = [Patch(label=f"{label} is fastest", **_fill(k)) for k, label in enumerate(labels)]
+    bounds = [Line2D([], [], **_mark(k), label=f"{label} as re-prefill") for k, label in enumerate(labels) if label in bounded]
+    ax.legend(handles=fills + bounds, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, frameon=False)
     ax.set_yscale("log")
     ax.set_ylim(_BANDWIDTHS[0], _BANDWIDTHS[-1])
     ax.set_xticks(range(len(spec.x.values)), [str(v) for v in spec.x.values])
@@ -82,24 +86,32 @@ def _runs(costs: dict[str, tuple[float, float]]) -> list[tuple[float, float, str
     return runs
 
 
-def _break_even(panel: Panel, ax: Any, column: int, label: str, point: Point) -> None:
+def _break_even(panel: Panel, ax: Any, column: int, label: str, point: Point) -> bool:
+    """Marks the bandwidth at which the line is as fast as re-prefill; whether there is one."""
     try:
         if point.entrant == REFERENCE:
             achieved = number(timing.achieved_flop_per_s(point) / 1e9, "")
             panel.remarks.append(f"F = {achieved} GFLOP/s at {point.first.facts[panel.spec.x.fact]}.")
-            return
+            return False
         found = timing.break_even(point)
     except Refused as error:
         panel.refused.append(f"{label}: {error}")
-        return
-    if found.break_even_bps is not None:
+        return False
+    if found.break_even_bps is None:
+        panel.remarks.append(f"{label} beats re-prefill at {point.first.facts[panel.spec.x.fact]}: {found.break_even}.")
+    else:
         value, place = found.break_even_bps, list(panel.spec.lines).index(label)
         low = 0.0 if found.break_even_low_bps is None else found.break_even_low_bps
         top = _BANDWIDTHS[-1] * 10 if found.break_even_high_bps is None else found.break_even_high_bps
         ax.errorbar(
             [column + 0.12 * (place - 1)], [style.drawn(value)], yerr=[[style.drawn(value - low)], [style.drawn(top - value)]],
-            marker=style.MARKERS[place], color="black", capsize=2, markersize=4,
+            capsize=2, **_mark(place),
         )  # fmt: skip
+    return found.break_even_bps is not None
+
+
+def _mark(place: int) -> dict[str, Any]:
+    return {"marker": style.MARKERS[place], "color": "black", "markersize": 4, "linestyle": ""}
 
 
 def _fill(place: int) -> dict[str, Any]:

@@ -98,12 +98,18 @@ def test_a_number_of_the_claims_opens_its_transcript_beside_others(page: Any) ->
     assert "</script>" in page.locator("#hops").inner_text()
 
 
+def test_the_cell_that_was_opened_comes_first_and_raw_is_beside_it(page: Any) -> None:
+    page.locator("#table-trial_chain2 + .wide tbody tr", has_text="text").locator("a").first.click()
+    heads = [head.split(" (")[0] for head in page.locator("#hops th").all_inner_texts()[1:]]
+    assert heads[:2] == ["text", "raw"]
+
+
 def test_words_that_differ_from_the_first_are_marked(page: Any) -> None:
     hashes = {label: value for value, label in page.eval_on_selector_all("#cells option", "all => all.map(o => [o.value, o.text])")}
     chosen = [next(v for k, v in hashes.items() if k.startswith(name)) for name in ("text", "blank")]
     page.select_option("#cells", chosen)
     marked = page.locator("#hops tbody tr").first.locator("mark").all_inner_texts()
-    first = [head.split(":")[0] for head in page.locator("#hops th").all_inner_texts()[1:]]
+    first = [head.split(" (")[0] for head in page.locator("#hops th").all_inner_texts()[1:]]
     assert sorted(first) == ["blank", "text"]
     words = {"blank": ["Nobody", "knows"], "text": ["Tom", "had", "</script>"]}[first[1]]
     assert marked == words

@@ -94,10 +94,12 @@ function showTurn(field, said, reference) {
 
 function showProblem() {
   const study = $("study").value, problem = $("problem").value;
-  const chosen = [...$("cells").selectedOptions].map((option) => option.value);
+  const chosen = [...$("cells").selectedOptions].map((option) => option.value).sort((a, b) => place(a) - place(b));
   const shown = chosen.map((cell) => [cell, (data.samples[study] ?? {})[problem]?.[cell]]).filter(([, sample]) => sample);
   $("hops").replaceChildren();
-  $("asked").textContent = shown.length ? `gold ${shown[0][1].gold}` : "no cell of this study holds this problem";
+  const silent = chosen.filter((cell) => !shown.some(([other]) => other === cell)).map((cell) => data.cells[cell].label);
+  const none = silent.length ? `; no transcript of it: ${silent.join(", ")}` : "";
+  $("asked").textContent = (shown.length ? `gold ${shown[0][1].gold}` : "no cell of this study holds this problem") + none;
   if (!shown.length) return;
   const wide = make("div", undefined, $("hops"));
   wide.className = "wide";
@@ -105,7 +107,8 @@ function showProblem() {
   const top = table.createTHead().insertRow();
   make("th", "turn", top);
   for (const [cell, sample] of shown) {
-    const head = make("th", `${data.cells[cell].label}: ${sample.prediction ?? "no answer"}`, top);
+    const { label, folder } = data.cells[cell];
+    const head = make("th", `${label} (${folder}): ${sample.prediction ?? "no answer"}`, top);
     head.className = sample.correct ? "right" : "wrong";
   }
   const body = table.createTBody();
@@ -133,17 +136,23 @@ function showStudy() {
   showProblem();
 }
 
-// A cell beside the others of its table's setting: the same study, chain and question.
+// The cell that was opened comes first, then raw hand-offs.
+let lead = null;
+const place = (cell) => (cell === lead ? 0 : data.cells[cell].label === "raw" ? 1 : 2);
+
+// A cell beside the others of its setting, raw among them where it was run.
 function open(cell) {
   const wanted = data.cells[cell];
   $("study").value = wanted.study;
   showStudy();
   const problems = data.samples[wanted.study] ?? {};
   $("problem").value = Object.keys(problems).find((id) => problems[id][cell]) ?? $("problem").value;
-  const alike = (other) => ["chain", "question", "variant", "model", "receiver", "level", "context", "budget_bits"].every((key) => data.cells[other][key] === wanted[key]);
-  let room = 4;
-  for (const option of $("cells").options) option.selected = option.value === cell;
-  for (const option of $("cells").options) if (!option.selected && alike(option.value) && --room > 0) option.selected = true;
+  const same = (other, key) => data.cells[other][key] === wanted[key] || (key === "budget_bits" && data.cells[other][key] === null);
+  const alike = (other) => ["chain", "question", "variant", "model", "receiver", "level", "context", "budget_bits"].every((key) => same(other, key));
+  lead = cell;
+  const others = [...$("cells").options].map((option) => option.value).filter((other) => other !== cell && alike(other));
+  const beside = new Set([cell, ...others.sort((a, b) => place(a) - place(b)).slice(0, 3)]);
+  for (const option of $("cells").options) option.selected = beside.has(option.value);
   showProblem();
 }
 
