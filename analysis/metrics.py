@@ -82,7 +82,8 @@ def _clocks() -> dict[str, Metric]:
     return found
 
 
-METRICS = _means() | _savings() | _differences() | _clocks()
+_IMPLIED = {"s_prompt_implied": Metric(_alone(quality.implied_saving), "%", "prompt tokens saved, from p and m alone")}
+METRICS = _means() | _savings() | _IMPLIED | _differences() | _clocks()
 
 
 def metric(name: str) -> Metric:

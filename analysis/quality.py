@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 import numpy as np
@@ -179,6 +179,15 @@ def equal_bits(point: Point, other: Point, name: str) -> None:
 def scored(point: Point) -> bool:
     """Whether every cell has the true bits of what the fidelity phase handed over."""
     return all("mean_bits" in c.fidelity and bool(c.fidelity.mean_bits.notna().any()) for c in point.cells)
+
+
+def implied_saving(point: Point) -> Estimate:
+    """s_prompt as it follows from p and m alone: 1 - N p / (N p + m N (N - 1) / 2), N p the prompt tokens measured of raw."""
+    facts, prompts = point.first.facts, average(point, "prefilled_tokens", interval=False)
+    said, agents = facts.get("script_tokens"), facts["chain"]
+    if not said:
+        raise NotMeasured(f"{facts['folder']} has no scripted length")
+    return replace(prompts, value=1 - prompts.value / (prompts.value + said * agents * (agents - 1) / 2))
 
 
 def share_of_gap(point: Point, random: Point, oracle: Point) -> Estimate:

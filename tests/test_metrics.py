@@ -264,3 +264,10 @@ def test_times_of_two_machines_are_not_compared(tmp_path: Path, key: str, value:
     with pytest.raises(Refused, match=f"their times differ in {key}"):
         quality.ratio(raw, text, "end_to_end_s")
     assert quality.contrast(raw, text, "accuracy").effect.num == len(raw.first.samples)
+
+
+def test_a_saving_that_follows_from_p_and_m(tmp_path: Path) -> None:
+    """N = 2, N p = 30, m = 20: 1 - 30 / (30 + 20)."""
+    one = point(write_run(tmp_path, (*RAW, "script_tokens=20"), prefilled=15))
+    assert quality.values(one.first, "prefilled_tokens").mean() == 30
+    assert metric("s_prompt_implied").compute(one, None).value == pytest.approx(0.4)
