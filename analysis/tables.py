@@ -111,7 +111,11 @@ def empty_tables(spec: TableSpec, where: dict[str, Any]) -> Iterator[tuple[Table
 
 def points(table: Table, cells: Sequence[Cell], rows: Mapping[str, Where], where: Where, run: str) -> dict[str, Point]:
     """The rows that are there, by label; of the others a note says what is missing and how to have it."""
-    found = {}
+    found: dict[str, Point] = {}
+    if not any(cell.matches(where) for cell in cells):
+        asked = ", ".join(f"{key}={value}" for key, value in where.items())
+        table.note(f"missing: every row ({asked})" + (f"; run: {run}" if run else ""))
+        return found
     for label, own in rows.items():
         chosen = {**where, **own}
         entrant = chosen.pop("entrant", None)
