@@ -48,7 +48,7 @@ def ours(states_NE: Tensor, head_VE: Tensor, table_VE: Tensor, norm: Tensor, k: 
 
 
 def errors(states_NE: Tensor, head_VE: Tensor, table_VE: Tensor, norm: Tensor) -> None:
-    """Against AVP's full mixture, and the bound 4 (1 - kept mass) max|E| / |mixture| that tests/test_projected.py proves."""
+    """Against AVP's full mixture, and the bound 4 (1 - kept mass) max|E| / |mixture| that tests/test_mixing.py proves."""
     full_NE = states_NE.float() @ head_VE.float().T
     mixed_NE = full_NE.softmax(-1) @ table_VE.float()
     theirs = torch.from_numpy(vocabulary_mediated_projection(states_NE, head_VE, table_VE, 1.0, norm))
