@@ -74,8 +74,7 @@ def _measured(spec: ContrastSpec, cells: Sequence[Cell], where: Where, run: str)
         low, high = _ends(effect)
         detectable = math.exp(_detectable(math.log(low), math.log(high))) if is_ratio else _detectable(low, high)
         return _Found(effect, paired.p, detectable, paired.by_seed, unit, 1.0 if is_ratio else 0.0)
-    if len({None, a.first.facts.get("controller"), b.first.facts.get("controller")}) == 3:
-        quality.equal_bits(a, b, spec.metric)  # of two controllers nothing is claimed at unequal bits
+    quality.fair_bits(a, b, spec.metric)
     found = quality.contrast(a, b, spec.metric)
     unit = "points" if spec.metric == "accuracy" else metric(spec.metric).unit
     return _Found(found.effect, found.p, found.detectable, found.by_seed, unit, 0.0)

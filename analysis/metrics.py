@@ -61,8 +61,7 @@ def _savings() -> dict[str, Metric]:
 
 def _differences() -> dict[str, Metric]:
     def act(point: Point, against: Point, name: str) -> Estimate:
-        if len({None, point.first.facts.get("controller"), against.first.facts.get("controller")}) == 3:
-            quality.equal_bits(point, against, name)  # of two controllers nothing is claimed at unequal bits
+        quality.fair_bits(point, against, name)
         return quality.contrast(point, against, name).effect
 
     return {

@@ -176,6 +176,12 @@ def equal_bits(point: Point, other: Point, name: str) -> None:
         raise Refused(f"{point.label} takes {mine:.2f} true bits, {other.label} {theirs:.2f}")
 
 
+def fair_bits(point: Point, other: Point, name: str) -> None:
+    """Raises Refused where two controllers are compared at unequal bits: nothing is claimed of those."""
+    if len({None, point.first.facts.get("controller"), other.first.facts.get("controller")}) == 3:
+        equal_bits(point, other, name)
+
+
 def scored(point: Point) -> bool:
     """Whether every cell has the true bits of what the fidelity phase handed over."""
     return all("mean_bits" in c.fidelity and bool(c.fidelity.mean_bits.notna().any()) for c in point.cells)

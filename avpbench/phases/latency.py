@@ -91,7 +91,6 @@ def run(
     missing = max(0, timing.repeats - len(whole_blocks(rows, {(s.label, aa) for s, aa in entrants})))
     first = 1 + max((row.block for row in rows), default=-1)
     hops: dict[int, Sequence[TimedHop]] = {}
-    told: set[str] = set()
     with progress("latency", timing.repeats, timing.repeats - missing) as advance:
         for block in range(first, first + missing):
             check_stop()
@@ -105,10 +104,9 @@ def run(
             records = [r for place, (s, aa) in enumerate(order) for r in by_label[s.label].repeat(timing, block, place, aa)]
             for record in records:
                 journal.append(record)
-            for label in sorted({record.strategy for record in records if record.fell_back} - told):
-                told.add(label)
-                say(f"note: {label} fell back to words in the last hop, and those are no times of it")
             advance(1)
+    for label in sorted({row.strategy for row in journal.read() if row.fell_back}):
+        say(f"note: {label} fell back to words in the last hop, and those are no times of it")
 
 
 def timed_hops(cell: Cell, strategies: Sequence[Strategy], index: int, timing: Timing) -> Sequence[TimedHop]:
