@@ -46,8 +46,14 @@ def _sorted_out(cell: Cell) -> dict[tuple[str, str], pd.DataFrame]:
     """The rows of every entrant and clock, without the second runs of A/A and what fell back to words, by process and block."""
     frame = cell.latency
     counts = ~frame.aa & ~frame.fell_back if "fell_back" in frame else ~frame.aa
-    frame = frame[counts].set_index(["process", "block"])
-    return {(str(name), str(clock)): part for (name, clock), part in frame.groupby(["strategy", "clock"])}
+    parts = frame[counts].groupby(["strategy", "clock"])
+    return {(str(name), str(clock)): _means_of_blocks(part) for (name, clock), part in parts}
+
+
+def _means_of_blocks(frame: pd.DataFrame) -> pd.DataFrame:
+    """The runs of a strategy in a block as one row: seconds are their mean, what else is the same in all."""
+    runs = frame.groupby(["process", "block"])
+    return runs.first().assign(seconds=runs["seconds"].mean())
 
 
 def blocks(point: Point, clock: str, entrants: tuple[str, ...], column: str = "seconds") -> pd.DataFrame:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from avpbench.records import CLOCKS, EXPORT, FAILED, FidelityRecord, LatencyRecord, SampleRecord, counted_blocks
+from avpbench.records import CLOCKS, EXPORT, FAILED, FidelityRecord, LatencyRecord, SampleRecord, averaged, counted_blocks
 from avpbench.summary import AA_LIMIT, REFERENCE, RESIDUAL_LIMIT, Fidelity, Quality, Times
 
 
@@ -74,7 +74,7 @@ def clocks(latency: Sequence[LatencyRecord], strategy: str, exact: bool = False)
     """
     kinds = {strategy} | ({REFERENCE} & {r.strategy for r in latency})
     blocks = counted_blocks(latency, {(kind, False) for kind in kinds})
-    whole = [r for r in latency if r.block in blocks]
+    whole = averaged([r for r in latency if r.block in blocks])
     own = {c: [r.seconds for r in whole if (r.strategy, r.clock, r.aa) == (strategy, c, False)] for c in CLOCKS}
     reference = {c: [r.seconds for r in whole if (r.strategy, r.clock, r.aa) == (REFERENCE, c, False)] for c in CLOCKS}
     aa = aa_interval(whole, strategy)
@@ -137,7 +137,7 @@ def aa_interval(latency: Sequence[LatencyRecord], strategy: str) -> tuple[float,
 
 
 def _blocks(latency: Sequence[LatencyRecord], clock: str, a: tuple[str, bool], b: tuple[str, bool]) -> list[tuple[float, float]]:
-    seconds = {(r.block, r.strategy, r.aa): r.seconds for r in latency if r.clock == clock}
+    seconds = {(r.block, r.strategy, r.aa): r.seconds for r in averaged(latency) if r.clock == clock}
     blocks = sorted({r.block for r in latency})
     return [(seconds[k, *a], seconds[k, *b]) for k in blocks if (k, *a) in seconds and (k, *b) in seconds]
 

@@ -127,7 +127,7 @@ def _records(found: Audit, name: str, kind: type[R]) -> list[R]:
 def _duplicates(found: Audit, samples: list[SampleRecord], latency: list[LatencyRecord], fidelity: list[FidelityRecord]) -> None:
     keys: dict[str, list[object]] = {
         "samples.jsonl": [s.sample_id for s in samples],
-        "latency.jsonl": [(r.block, r.strategy, r.clock, r.aa) for r in latency],
+        "latency.jsonl": [(r.block, r.order, r.strategy, r.clock, r.aa) for r in latency],
         "fidelity.jsonl": [f.sample_id for f in fidelity],
     }
     for name, listed in keys.items():

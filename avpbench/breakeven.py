@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Literal, final
 
 from avpbench.limits import Work, pass_flop
-from avpbench.records import LatencyRecord, counted_blocks
+from avpbench.records import LatencyRecord, averaged, counted_blocks
 
 _RESAMPLES = 1000
 Verdict = Literal["above", "below", "always", "never"]
@@ -83,7 +83,7 @@ def measure(latency: Sequence[LatencyRecord], strategy: str, reference: str, ban
     blocks = counted_blocks(latency, {(strategy, False), (reference, False)})
     if not blocks or strategy == reference:
         return BreakEven()
-    rows = [r for r in latency if r.block in blocks and not r.aa]
+    rows = averaged([r for r in latency if r.block in blocks and not r.aa])
     sides = {block: tuple(_side(rows, block, name, bandwidth_bps) for name in (strategy, reference)) for block in blocks}
     verdict, rate = solve(*_means([sides[block] for block in sorted(blocks)]))
     processes: dict[str, list[int]] = {}

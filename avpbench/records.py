@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Sequence, Set
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, Protocol, Self, TypeVar, final
 
@@ -120,6 +120,14 @@ def whole_blocks(rows: Sequence[LatencyRecord], entrants: Set[tuple[str, bool]])
 def counted_blocks(rows: Sequence[LatencyRecord], entrants: Set[tuple[str, bool]]) -> set[int]:
     """The whole blocks in which none of these fell back to words."""
     return whole_blocks(rows, entrants) - {row.block for row in rows if row.fell_back and (row.strategy, row.aa) in entrants}
+
+
+def averaged(rows: Sequence[LatencyRecord]) -> list[LatencyRecord]:
+    """One row of a strategy, clock and block: the mean of its runs there."""
+    runs: dict[tuple[int, str, str, bool], list[LatencyRecord]] = {}
+    for row in rows:
+        runs.setdefault((row.block, row.strategy, row.clock, row.aa), []).append(row)
+    return [replace(same[0], seconds=sum(row.seconds for row in same) / len(same)) for same in runs.values()]
 
 
 @final

@@ -61,7 +61,7 @@ def plan(cfg: DictConfig) -> Plan:
         legal.check_far(one.kind, one.far, values)
     written = tuple(json.dumps(OmegaConf.to_container(config, resolve=True)) for config in (cfg.strategy, *configs))
     c = cfg.latency
-    timing = Timing(c.repeats, c.warmup, c.new_tokens, c.prefix_tokens, aa=cfg.gates == "full")
+    timing = Timing(c.repeats, c.warmup, c.new_tokens, c.prefix_tokens, cfg.gates == "full", c.runs)
     return Plan(chosen, strategy, rivals, written, build(cfg.link), timing)
 
 

@@ -17,6 +17,7 @@ from avpbench.config import compose, strategy_config
 from avpbench.engine.engine import Engine
 from avpbench.errors import ConfigError
 from avpbench.phases import latency
+from avpbench.phases.hop import Place
 from avpbench.phases.latency import Timing
 from avpbench.records import CLOCKS, EXPORT, FidelityRecord, Journal, LatencyRecord
 from avpbench.strategies.raw import Raw
@@ -153,7 +154,68 @@ def test_aa_runs_a_strategy_twice(tiny: Engine, tmp_path: Path) -> None:
     assert aa_interval(rows, "raw") is not None
 
 
-@pytest.mark.parametrize("changes", [{"repeats": 0}, {"warmup": -1}, {"new_tokens": 0}, {"prefix_tokens": 0}])
+class Clockwork:
+    """A timed hop that takes just so long."""
+
+    def __init__(self, seconds: float) -> None:
+        self.strategy, self._seconds = Raw(), seconds
+
+    def every_clock(self, place: Place) -> list[LatencyRecord]:
+        return [self._row(place, clock) for clock in CLOCKS]
+
+    def by_bytes(self, place: Place) -> list[LatencyRecord]:
+        return [self._row(place, clock) for clock in ("host", "handoff")]
+
+    def _row(self, place: Place, clock: str) -> LatencyRecord:
+        return LatencyRecord(place.block, place.order, str(self._seconds), clock, self._seconds, None, "a", 1, 1, 1, "1", place.aa)
+
+
+def test_what_is_quick_runs_again_in_the_time_of_the_slowest() -> None:
+    """3 clocks of 2 s hold 3 runs of 2 s, 6 of 1 s and 24 of 0.1 s, where 24 is the most; each has a place of its own."""
+    entrants = [(Clockwork(2.0), False), (Clockwork(1.0), False), (Clockwork(0.1), False), (Clockwork(0.1), True)]
+    rows = latency.timed_block(entrants, 7, 24, random.Random(0))
+    runs = {
+        (s, aa): len([r for r in rows if (r.strategy, r.aa, r.clock) == (s, aa, "host")]) for s, aa in {(r.strategy, r.aa) for r in rows}
+    }
+    assert runs == {("2.0", False): 3, ("1.0", False): 6, ("0.1", False): 24, ("0.1", True): 24}
+    assert sum(r.clock in ("device", "stages") for r in rows) == 2 * len(entrants)
+    places = [r.order for r in rows if r.clock == "host"]
+    assert places == list(range(57))
+    late = [r.strategy for r in rows if r.clock == "host" and r.order >= 4]
+    assert late != sorted(late)
+    assert late != sorted(late, reverse=True)
+    assert len(latency.timed_block(entrants, 7, 1, random.Random(0))) == len(entrants) * len(CLOCKS)
+
+
+def test_the_runs_of_a_block_count_as_their_mean() -> None:
+    """Two blocks of unlike numbers of runs: each is one block in every mean, ratio and interval."""
+    rows = [record(b, s, t, clock) for b in (0, 1) for s, t in (("raw", 1.0), ("reprefill", 6.0)) for clock in CLOCKS]
+    rows += [
+        replace(record(0, "raw", seconds, clock), order=order)
+        for order in (2, 3)
+        for seconds, clock in ((3.0 + order, "host"), (9.0, "handoff"))
+    ]
+    times = clocks(rows, "raw")
+    assert times.num_blocks == 2
+    assert times.ttft_host_s == pytest.approx((4.0 + 1.0) / 2)  # 1, 5 and 6; 1
+    assert times.ttft_host_speedup == pytest.approx(math.sqrt(6 / 4 * 6))
+    assert times.ttft_device_speedup == pytest.approx(6.0)
+    twice = [replace(record(b, "raw", t), aa=True) for b, t in ((0, 4.0 * math.exp(0.01)), (1, math.exp(-0.01)))]
+    assert sum(aa_interval([*rows, *twice], "raw") or (1,)) == pytest.approx(0.0, abs=1e-12)
+    known = measure([replace(r, stages_s={}, wire_bytes=8 if r.strategy == "raw" else 1) for r in rows], "raw", "reprefill", None, None)
+    assert known.break_even == "above"
+    assert known.break_even_bps == pytest.approx(8 * 7 / (6.0 - (19 / 3 + 1) / 2))
+
+
+def test_runs_of_a_block_are_kept(tiny: Engine, tmp_path: Path) -> None:
+    rows = timed(tiny, tmp_path, ("raw", "reprefill"), repeats=1, runs=2, prefix_tokens=800)
+    raw = [r for r in rows if r.strategy == "raw" and r.clock == "host"]
+    assert len(raw) == 2
+    assert len({(r.order, r.clock) for r in rows}) == len(rows)
+    assert clocks(rows, "raw").ttft_host_s == pytest.approx(sum(r.seconds for r in raw) / 2)
+
+
+@pytest.mark.parametrize("changes", [{"repeats": 0}, {"warmup": -1}, {"new_tokens": 0}, {"prefix_tokens": 0}, {"runs": 0}])
 def test_bad_timing_is_refused(changes: dict[str, int]) -> None:
     with pytest.raises(ConfigError, match=next(iter(changes))):
         Timing(**({"repeats": 1, "warmup": 0, "new_tokens": 1, "prefix_tokens": 1, "aa": False} | changes))  # type: ignore[arg-type]

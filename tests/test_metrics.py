@@ -141,6 +141,22 @@ def test_clocks_by_hand(tmp_path: Path) -> None:
     assert timing.achieved_flop_per_s(raw) == pytest.approx(flop / 0.064, rel=0.05)
 
 
+def test_runs_of_a_block_are_one_number(tmp_path: Path) -> None:
+    """raw, run three times in each block and twice as long on average, is half as fast; blocks stay what is counted and resampled."""
+    path = timed(tmp_path) / "latency.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    quick = [r for r in rows if r["strategy"] == "raw" and r["clock"] in ("host", "handoff")]
+    more = [r | {"order": order, "seconds": 2.5 * r["seconds"]} for r in quick for order in (5, 6)]
+    path.write_text("".join(json.dumps(r) + "\n" for r in [*rows, *more]))
+    raw = point(path.parent)
+    assert timing.speedup(raw, "host").value == pytest.approx(4, rel=0.02)
+    assert timing.speedup(raw, "device").value == pytest.approx(8, rel=0.02)
+    assert timing.seconds(raw, "handoff").value == pytest.approx(0.028, rel=0.05)
+    assert timing.seconds(raw, "host").num == 20
+    assert metric("ttft_host_eta").compute(raw, None).value == pytest.approx(0.15, rel=0.05)
+    assert timing.break_even(raw).break_even_bps == pytest.approx(8 * (10_000 - 400) / (1.4 * 0.06), rel=0.05)
+
+
 def test_few_processes_are_said_and_widen(tmp_path: Path) -> None:
     few = timing.speedup(point(timed(tmp_path, processes=2)), "host")
     assert few.note == "2 of 5 process restarts"

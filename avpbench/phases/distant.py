@@ -19,7 +19,8 @@ from avpbench.chain import ChainResult, run_chain
 from avpbench.core import Prompt
 from avpbench.links.link import Ticket
 from avpbench.meter import total
-from avpbench.phases.latency import Repeated, Timing, cut, repeated
+from avpbench.phases.hop import Place, Repeated, repeated
+from avpbench.phases.latency import Timing, cut
 from avpbench.phases.replay import raw_transcript
 from avpbench.records import LatencyRecord
 from avpbench.remote.crew import Crew, RemoteAgent
@@ -39,28 +40,32 @@ class DistantHop:
     receiver: RemoteAgent
     prompt: Prompt
     sample_id: str
+    new_tokens: int | None
 
-    def repeat(self, timing: Timing, block: int, order: int, aa: bool) -> list[LatencyRecord]:
-        """One repeat of every clock."""
-        with total(_CHAIN) as handoff:
-            out, _ = self.sender.hand(self.receiver.spec, staged=False)
-            host = self._first(out, timing, "host")
-        resident = self._first(self.sender.hand(self.receiver.spec, staged=False)[0], timing, "device")
+    def every_clock(self, place: Place) -> list[LatencyRecord]:
+        about, records = self._by_bytes(place)
+        resident = self._first(self.sender.hand(self.receiver.spec, staged=False)[0], "device")
         with total(_CHAIN) as staged:
             sent, sending_s = self.sender.hand(self.receiver.spec, staged=True)
-            opening = self._first(sent, timing, "stages")
+            opening = self._first(sent, "stages")
         with reading("a timed hop"):
-            about = Repeated(
-                block, order, self.strategy.label, self.sample_id, aa, int(host["prefix_tokens"]), int(host["new_tokens"]), out
-            )
-            totals_s = float(host["seconds"]), handoff.seconds, float(resident["seconds"]), staged.seconds
-            return about.records(totals_s, {**(sending_s or {}), **opening["opening_s"]})
+            parts_s = {**(sending_s or {}), **opening["opening_s"]}
+            return [*records, about.record("device", float(resident["seconds"])), about.record("stages", staged.seconds, parts_s)]
 
-    def _first(self, out: Outgoing, timing: Timing, clock: str) -> dict[str, Any]:
+    def by_bytes(self, place: Place) -> list[LatencyRecord]:
+        return self._by_bytes(place)[1]
+
+    def _by_bytes(self, place: Place) -> tuple[Repeated, list[LatencyRecord]]:
+        with total(_CHAIN) as handoff:
+            out, _ = self.sender.hand(self.receiver.spec, staged=False)
+            host = self._first(out, "host")
+        with reading("a timed hop"):
+            about = Repeated(place, self.strategy.label, self.sample_id, int(host["prefix_tokens"]), int(host["new_tokens"]), out)
+            return about, [about.record("host", float(host["seconds"])), about.record("handoff", handoff.seconds)]
+
+    def _first(self, out: Outgoing, clock: str) -> dict[str, Any]:
         assert isinstance(out.message, Ticket), "parcels stay between the processes"
-        return self.receiver.ask(
-            "first", message=asdict(out.message), prompt=asdict(self.prompt), new_tokens=timing.new_tokens, clock=clock
-        )
+        return self.receiver.ask("first", message=asdict(out.message), prompt=asdict(self.prompt), new_tokens=self.new_tokens, clock=clock)
 
 
 def distant_hops(cell: Cell, crew: Crew, strategies: Sequence[Strategy], index: int, timing: Timing) -> list[DistantHop]:
@@ -70,7 +75,7 @@ def distant_hops(cell: Cell, crew: Crew, strategies: Sequence[Strategy], index: 
     for strategy in strategies:
         sender, receiver = _held(cell, crew, strategy, index, timing, spoken)
         told = cut(cell.prompts(index)[-1], cell.agents[-1], timing.new_tokens)
-        hops.append(DistantHop(strategy, sender, receiver, told, cell.task.problem(index).id))
+        hops.append(DistantHop(strategy, sender, receiver, told, cell.task.problem(index).id, timing.new_tokens))
     return hops
 
 

@@ -1,85 +1,49 @@
 """Latency: the last hop of the raw transcript, batch 1, ids forced; this strategy and its rivals in one process.
 
-Each block runs every strategy once, in random order. A total carries no stage events; stages come from a repeat of
-their own in the same block. Every repeat is kept.
+Each block runs every strategy once by every clock, in random order. A strategy of which several runs fit into the time of the
+block's slowest one is then run again, mixed with the others; its time of the block is their mean. Every run is kept.
 """
 
 from __future__ import annotations
 
 import random
-import uuid
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Protocol, final
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import final
 
-import torch
-
-from avpbench.agents import Agent, Opened, Outgoing, Speak
+from avpbench.agents import Agent
 from avpbench.cell import Cell
 from avpbench.checks import whole
 from avpbench.core import AgentState, Prefix, Prompt, Turn
 from avpbench.engine.batch import Start
-from avpbench.engine.continuation import Speech
-from avpbench.engine.engine import NOTHING
-from avpbench.engine.sampling import Sampling, generator
-from avpbench.engine.work import work_of
-from avpbench.limits import ttft_limit_s
-from avpbench.links.link import Arrived
-from avpbench.links.shared import Shared
-from avpbench.meter import NO_STAGES, AnyStages, Stages, measured_rates, total
+from avpbench.phases.hop import LastHop, Place, TimedHop, repeated
 from avpbench.phases.replay import raw_transcript, replayed
 from avpbench.progress import progress, say
-from avpbench.records import CLOCKS, EXPORT, Journal, LatencyRecord, whole_blocks
+from avpbench.records import Journal, LatencyRecord, whole_blocks
 from avpbench.strategies.strategy import Strategy
 
 _PROBLEMS = 8  # blocks go round this many transcripts
-_GREEDY = Sampling()
-_PROCESS = uuid.uuid4().hex[:12]
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Timing:
     """What is timed. `prefix_tokens` None: the transcript's own; `new_tokens` is the receiver's prompt, cut or repeated
-    to this length (None: its own)."""
+    to this length (None: its own). `runs`: the most in a block of one strategy."""
 
     repeats: int
     warmup: int
     new_tokens: int | None
     prefix_tokens: int | None
     aa: bool
+    runs: int = 1
 
     def __post_init__(self) -> None:
         whole("latency.repeats", self.repeats, 1)
         whole("latency.warmup", self.warmup, 0)
+        whole("latency.runs", self.runs, 1)
         whole("latency.new_tokens", self.new_tokens, 1, null="the prompt's own")
         whole("latency.prefix_tokens", self.prefix_tokens, 1, null="the transcript's own")
-
-
-class TimedHop(Protocol):
-    """A hop that can be made again and again, wherever its two agents live."""
-
-    @property
-    def strategy(self) -> Strategy: ...
-
-    def repeat(self, timing: Timing, block: int, order: int, aa: bool) -> list[LatencyRecord]: ...
-
-
-@final
-@dataclass(frozen=True, eq=False, slots=True)
-class LastHop:
-    """A sender that has just finished, and what its receiver will be told."""
-
-    strategy: Strategy
-    sender: Agent
-    receiver: Agent
-    state: AgentState
-    prompt: Prompt
-    sample_id: str
-
-    def repeat(self, timing: Timing, block: int, order: int, aa: bool) -> list[LatencyRecord]:
-        """One repeat of every clock."""
-        return repeat(self, timing, block, order, aa)
 
 
 def run(
@@ -98,15 +62,26 @@ def run(
             if index not in hops:
                 hops[index] = timed_hops(cell, strategies, index, timing)
                 for hop in [*hops[index]] * timing.warmup:
-                    hop.repeat(timing, block, 0, False)
+                    hop.every_clock(Place(block, 0, False))
             by_label = {hop.strategy.label: hop for hop in hops[index]}
-            order = random.Random(f"{cell.settings.seed}/{block}").sample(entrants, len(entrants))
-            records = [r for place, (s, aa) in enumerate(order) for r in by_label[s.label].repeat(timing, block, place, aa)]
-            for record in records:
+            rng = random.Random(f"{cell.settings.seed}/{block}")
+            for record in timed_block([(by_label[s.label], aa) for s, aa in entrants], block, timing.runs, rng):
                 journal.append(record)
             advance(1)
     for label in sorted({row.strategy for row in journal.read() if row.fell_back}):
         say(f"note: {label} fell back to words in the last hop, and those are no times of it")
+
+
+def timed_block(entrants: Sequence[tuple[TimedHop, bool]], block: int, runs: int, rng: random.Random) -> list[LatencyRecord]:
+    """Every (hop, whether it is the second of A/A) by every clock; then again by bytes, up to `runs` times in all, what is quick."""
+    first = rng.sample(entrants, len(entrants))
+    taken = [hop.every_clock(Place(block, order, aa)) for order, (hop, aa) in enumerate(first)]
+    spent_s = [{r.clock: r.seconds - (r.modelled_s or 0.0) for r in rows} for rows in taken]
+    longest_s = max(spent["handoff"] + spent["device"] + spent["stages"] for spent in spent_s)
+    again = [who for who, spent in zip(first, spent_s, strict=True) for _ in range(min(runs, int(longest_s / spent["handoff"])) - 1)]
+    rng.shuffle(again)
+    taken += [hop.by_bytes(Place(block, order, aa)) for order, (hop, aa) in enumerate(again, len(first))]
+    return [record for rows in taken for record in rows]
 
 
 def timed_hops(cell: Cell, strategies: Sequence[Strategy], index: int, timing: Timing) -> Sequence[TimedHop]:
@@ -131,7 +106,7 @@ def last_hops(cell: Cell, strategies: Sequence[Strategy], index: int, timing: Ti
             ids = repeated([i for i in said.token_ids if i >= 0], timing.prefix_tokens)
             state = sized(through.agents[-2], ids, said.turn.role, said.question)
         told = cut(cell.prompts(index)[-1], through.agents[-1], timing.new_tokens)
-        hops.append(LastHop(strategy, through.agents[-2], through.agents[-1], state, told, cell.task.problem(index).id))
+        hops.append(LastHop(strategy, through.agents[-2], through.agents[-1], state, told, cell.task.problem(index).id, timing.new_tokens))
     return hops
 
 
@@ -147,106 +122,3 @@ def sized(sender: Agent, ids: tuple[int, ...], role: str, question: str) -> Agen
     read = sender.engine.prefill([Start(Prefix(), ids)], sender.strategy.needs)
     turn = Turn(role, "", sender.engine.decode(ids))
     return AgentState(sender.spec, ids, None, read.caches[0], turn, question, None, read.captured[0])
-
-
-def repeated(ids: Sequence[int], length: int) -> tuple[int, ...]:
-    return tuple((list(ids) * (length // len(ids) + 1))[:length])
-
-
-def repeat(hop: LastHop, timing: Timing, block: int, order: int, aa: bool) -> list[LatencyRecord]:
-    """One repeat of every clock."""
-    device, link = hop.receiver.engine.device, hop.sender.link.in_process()
-    sender, receiver = (replace(agent, link=link) for agent in (hop.sender, hop.receiver))
-
-    with total(device) as handoff:
-        out = sender.send(hop.state, receiver.spec)
-        arrived = link.fetch(out.message, NO_STAGES)
-        with total(device) as host:
-            opened = first_token(receiver, arrived, hop.prompt, timing.new_tokens)
-    shared = Shared()
-    by_reference = replace(sender, link=shared).send(hop.state, receiver.spec).message
-    with total(device) as resident:
-        first_token(replace(receiver, link=shared), shared.fetch(by_reference, NO_STAGES), hop.prompt, timing.new_tokens)
-    stages = Stages(device)
-    with total(device) as staged:
-        message = sender.send(hop.state, receiver.spec, stages).message
-        first_token(receiver, link.fetch(message, stages), hop.prompt, timing.new_tokens, stages)
-    start, given = opened.start, timing.new_tokens or len(opened.start.prompt_ids)
-    bounds = {"host": _limit_s(hop, start, out.cache_bytes, out.wire_bytes), "device": _limit_s(hop, start, out.cache_bytes, 0)}
-    about = Repeated(block, order, hop.strategy.label, hop.sample_id, aa, len(start.token_ids) - given, given, out, bounds)
-    records = about.records((host.seconds, handoff.seconds, resident.seconds, staged.seconds), stages.seconds())
-    return records if aa else [*records, about.exported(hop)]
-
-
-def _limit_s(hop: LastHop, start: Start, held_bytes: int, upload_bytes: int) -> float:
-    engine = hop.receiver.engine
-    rates = measured_rates(engine.device, engine.model.dtype, torch.get_num_threads())
-    return ttft_limit_s(work_of(engine), rates, start.span, len(start.token_ids) - start.span, held_bytes, upload_bytes)
-
-
-def exporting(hop: LastHop, block: int) -> tuple[float, dict[str, float]]:
-    """Seconds of the export call and of what its captures add to a pass over the sender's tokens; which pass is first, changes by block."""
-    engine, state, needs = hop.sender.engine, hop.state, hop.strategy.needs
-    with total(engine.device) as call:
-        hop.strategy.export(state, engine, hop.receiver.engine.spec)
-    if not needs:
-        return call.seconds, {"call": call.seconds}
-    whole = Start(Prefix(token_ids=state.token_ids[:-1], soft_NE=state.soft_NE), state.token_ids[-1:])
-    passes = {"captured": needs, "bare": NOTHING}
-    seconds = {"call": call.seconds}
-    for name in sorted(passes, reverse=bool(block % 2)):
-        with total(engine.device) as took:
-            engine.prefill([whole], passes[name])
-        seconds[name] = took.seconds
-    return seconds["call"] + seconds["captured"] - seconds["bare"], seconds
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Repeated:
-    """What the records of one repeat have in common."""
-
-    block: int
-    order: int
-    strategy: str
-    sample_id: str
-    aa: bool
-    prefix_tokens: int
-    new_tokens: int
-    out: Outgoing
-    limits_s: Mapping[str, float] = field(default_factory=dict)  # of TTFT, by clock: what this process's measured rates allow
-
-    def records(self, totals_s: Sequence[float], stages_s: dict[str, float]) -> list[LatencyRecord]:
-        """A record a clock, in the order of CLOCKS. What the link is charged belongs to the hand-off, not to its receiver."""
-        charged = self.out.modelled_s
-        records = []
-        for clock, seconds in zip(CLOCKS, totals_s, strict=True):
-            more = charged if clock in ("handoff", "stages") else None
-            records.append(self._record(clock, seconds + (more or 0.0), stages_s if clock == "stages" else None, more))
-        return records
-
-    def exported(self, hop: LastHop) -> LatencyRecord:
-        """What the export took, on a clock of its own."""
-        seconds, parts_s = exporting(hop, self.block)
-        return self._record(EXPORT, seconds, parts_s, None)
-
-    def _record(self, clock: str, seconds: float, stages_s: dict[str, float] | None, modelled_s: float | None) -> LatencyRecord:
-        return LatencyRecord(
-            self.block, self.order, self.strategy, clock, seconds, stages_s, self.sample_id, self.prefix_tokens, self.new_tokens,
-            self.out.wire_bytes, _PROCESS, self.aa, modelled_s, self.out.fell_back, self.limits_s.get(clock),
-        )  # fmt: skip
-
-
-def first_token(agent: Agent, arrived: Arrived, prompt: Prompt, new_tokens: int | None, stages: AnyStages = NO_STAGES) -> Opened:
-    """Opens what arrived and brings the first token's id to the host.
-
-    With `new_tokens`, what follows a prefix of tokens is exactly so long, by ids; where the context comes as text, the
-    prompt's words were cut to that, and the chat template's own tokens come on top.
-    """
-    opened = agent.open(arrived, prompt, stages)
-    start = opened.start
-    if new_tokens is not None and start.prefix.token_ids:
-        start = Start(start.prefix, repeated(start.prompt_ids, new_tokens))
-        opened = Opened(start, opened.received)
-    agent.act([opened], [prompt], Speak((Speech(1, generator("latency")),), _GREEDY), stages, NOTHING)
-    return opened

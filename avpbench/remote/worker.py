@@ -28,7 +28,8 @@ from avpbench.links.link import Ticket
 from avpbench.links.remote import Remote
 from avpbench.links.shared import Shared
 from avpbench.meter import NO_STAGES, AnyStages, Stages, total
-from avpbench.phases.latency import first_token, sized
+from avpbench.phases.hop import first_token
+from avpbench.phases.latency import sized
 from avpbench.remote import messages as m
 from avpbench.remote import secret as secrets
 from avpbench.remote.terms import require_zmq
