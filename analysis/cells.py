@@ -18,6 +18,7 @@ from avpbench.summary import REFERENCE
 
 Where = Mapping[str, Any]
 SOFT = ("projected", "random_direction", "avp_projected")  # what they hand over is read as soft tokens
+MIXTURE = "uniform is a strided mixture of two neighbouring levels where no level costs the budget exactly"
 UNTRAINED = "\u2020 the embedded models were not trained for this: soft tokens, or latent steps"
 ORGANISM = "an embedded model is a model organism: it shows whether a hand-off carries what it should; its timings measure Python"
 _SAME = ("device", "dtype", "prompts", "data")

@@ -67,7 +67,7 @@ def _measured(claim: Claim, place: int, cells: Sequence[Cell], run: str, shown: 
         shown.note(f"{claim.claim}: refused: {error}")
         return _Measured(matched)
     if found.note:
-        shown.note(f"{claim.claim}, {measure.label}: {found.note}")
+        shown.note(f"{claim.claim}, {measure.label}: {found.note}", *found.cells)
     return _Measured(found.cells, found)
 
 

@@ -52,7 +52,7 @@ def table(study: Declared, cells: Sequence[Cell]) -> Table:
     for name, (spec, one) in found.items():
         shown.rows.append(_row(name, spec, one, adjusted[name]))
         if one.effect.note:
-            shown.note(f"{name}: {one.effect.note}")
+            shown.note(f"{name}: {one.effect.note}", *one.effect.cells)
     if any(cell.facts.get("model.zoo") for _, one in found.values() for cell in one.effect.cells):
         shown.note(ORGANISM)
     shown.note(f"Holm over {len(names)} contrasts; MDD: the least difference that would have shown (80% power, 5% level)")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from analysis import quality
-from analysis.cells import ORGANISM, Cell
+from analysis.cells import MIXTURE, ORGANISM, Cell
 from analysis.declared import TableSpec, Where
 from analysis.errors import MismatchedSamples, NotMeasured, Refused
 from analysis.estimates import Point, number, spoken
@@ -13,8 +13,8 @@ from analysis.tables import Entry, Table, empty_tables, points
 
 DRAWS = 8  # of a random controller, at least
 _HEADER = [
-    "controller", "n", "true bits", "KL", "median", "p99", "KL - uniform", "MDD", "KL - its random", "share of gap", "accuracy",
-    "accuracy - uniform (points)",
+    "controller", "n of KL", "true bits", "KL", "median", "p99", "KL - uniform", "MDD", "KL - its random", "share of gap",
+    "n of accuracy", "accuracy", "accuracy - uniform (points)",
 ]  # fmt: skip
 
 
@@ -38,7 +38,7 @@ def _fill(table: Table, rows: dict[str, Point]) -> None:
         table.rows.append(
             [
                 Entry(label),
-                Entry(str(first.get("num_scored") or first["num_samples"]), point.first),
+                Entry(str(first["num_scored"]), point.first),
                 bits(table, point),
                 table.number("kl", point),
                 _quantile(point, 0.5),
@@ -46,6 +46,7 @@ def _fill(table: Table, rows: dict[str, Point]) -> None:
                 *against(table, point, uniform),
                 against(table, point, own)[0],
                 _share(table, point, own, oracle),
+                Entry(str(first["num_samples"]), point.first),
                 table.number("accuracy", point),
                 against(table, point, uniform, "accuracy")[0],
             ]
@@ -55,18 +56,19 @@ def _fill(table: Table, rows: dict[str, Point]) -> None:
         table.note(ORGANISM)
     table.note("KL in nats a token of the gold continuation; differences are paired by problem, below zero is better")
     table.note("MDD: the least difference in KL from uniform that would have shown (80% power, 5% level)")
-    table.note("uniform is a strided mixture of two neighbouring levels where no level costs the budget exactly")
+    table.note(MIXTURE)
     table.note("share of gap: (random - it) / (random - oracle), left out where random and oracle cannot be told apart")
     shares = {label: _share(table, uniform, point, oracle).text for label, point in rows.items() if uniform and label.startswith("random ")}
+    of = [cell for label, point in rows.items() if label in ("uniform", "oracle") or label in shares for cell in point.cells]
     if known := [f"{share} of the way from {label}" for label, share in shares.items() if share != "-"]:
-        table.note(f"uniform, which ranks nothing, is {', '.join(known)} to oracle: a ranking is worth something where it beats both")
+        table.note(f"uniform, which ranks nothing, is {', '.join(known)} to oracle: a ranking is worth something where it beats both", *of)
 
 
 def _draws(table: Table, point: Point) -> None:
     """Notes a random controller with fewer draws than docs/metrics.md wants."""
     draws = {cell.facts.get("draw") for cell in point.cells}
     if draws != {None} and len(draws) < DRAWS:
-        table.note(f"{point.label}: {len(draws)} of {DRAWS} draws")
+        table.note(f"{point.label}: {len(draws)} of {DRAWS} draws", *point.cells)
 
 
 def _quantile(point: Point, share: float) -> Entry:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from analysis import quality
-from analysis.cells import ORGANISM, UNTRAINED, Cell, codes_of
+from analysis.cells import MIXTURE, ORGANISM, UNTRAINED, Cell, Place, codes_of, in_place, usual_place
 from analysis.declared import TableSpec, Where
 from analysis.errors import MismatchedSamples, NotMeasured, Refused
 from analysis.estimates import Point, number, spoken
@@ -17,6 +17,7 @@ _COLUMNS = {  # header: metric
     "KL": "kl", "tokens saved": "s_forward", "TTFT host": "ttft_host_s", "speed-up": "ttft_host_speedup", "eta": "ttft_host_eta",
     "hand-off": "handoff_s", "wire": "wire_bytes", "true bits": "mean_bits", "K/V": "peak_cache_bytes",
 }  # fmt: skip
+_TIMES = {"ttft_host_s", "ttft_host_speedup", "ttft_host_eta", "handoff_s"}  # which stand beside others of the same device and dtype alone
 
 
 def tables(spec: TableSpec, cells: Sequence[Cell], where: Where, run: str) -> list[Table]:
@@ -34,6 +35,8 @@ def fill(table: Table, rows: dict[str, Point], reference: str = "raw") -> None:
         return
     raw, text = rows.get(reference), rows.get("text")
     table.header[:] = ["strategy", "n", "accuracy", f"against {reference} (points)", "p", "MDD (points)", *_COLUMNS]
+    cells = [cell for point in rows.values() for cell in point.cells]
+    place = usual_place(cells)
     for label, point in rows.items():
         facts = point.first.facts
         row = [
@@ -42,15 +45,16 @@ def fill(table: Table, rows: dict[str, Point], reference: str = "raw") -> None:
             table.number("accuracy", point),
         ]
         row += _against(table, point, raw)
-        row += [_number(table, name, point, text) for name in _COLUMNS.values()]
+        row += [_number(table, name, point, text, place) for name in _COLUMNS.values()]
         table.rows.append(row)
-    table.note(_sensitivity(rows))
+    _sensitivity(table, rows)
     if "reprefill" in rows:
         _floor(table, rows["reprefill"])
-    cells = [cell for point in rows.values() for cell in point.cells]
     for key, what in _FAILURES.items():
         if counts := [f"{cell.facts[key]} of {cell.facts['folder']}" for cell in cells if cell.facts.get(key)]:
-            table.note(f"{what}: {', '.join(counts)}")
+            table.note(f"{what}: {', '.join(counts)}", *(cell for cell in cells if cell.facts.get(key)))
+    if any(cell.facts.get("controller") == "uniform" and isinstance(cell.facts["budget_bits"], (int, float)) for cell in cells):
+        table.note(MIXTURE)
     if any(cell.untrained for cell in cells):
         table.note(UNTRAINED)
     if any(cell.facts.get("model.zoo") for cell in cells):
@@ -61,7 +65,13 @@ def fill(table: Table, rows: dict[str, Point], reference: str = "raw") -> None:
     table.note("tokens saved: s_forward against the row `text`; MDD: the least difference that would have shown (80% power)")
 
 
-def _number(table: Table, name: str, point: Point, text: Point | None) -> Entry:
+def _number(table: Table, name: str, point: Point, text: Point | None, place: Place) -> Entry:
+    if name in _TIMES:
+        try:
+            in_place(point.cells, place)
+        except Refused as error:
+            table.note(f"times of {point.label}: refused: {error}")
+            return Entry("-")
     if name != "s_forward":
         return table.number(name, point)
     return Entry("-") if text is None or text is point else table.number(name, point, text)
@@ -85,21 +95,23 @@ def _against(table: Table, point: Point, raw: Point | None) -> list[Entry]:
     ]
 
 
-def _sensitivity(rows: dict[str, Point]) -> str:
+def _sensitivity(table: Table, rows: dict[str, Point]) -> None:
     """Whether the setting needs the cache at all: raw against the better of blank and somebody else's parcel."""
     needed = [rows.get(name) for name in ("raw", "blank", "shuffled")]
     if any(point is None for point in needed):
-        return "sensitivity: not run (it needs the rows raw, blank and shuffled)"
+        table.note("sensitivity: not run (it needs the rows raw, blank and shuffled)")
+        return
     raw, blank, shuffled = (point for point in needed if point is not None)
     try:
         best = max((blank, shuffled), key=lambda p: quality.average(p, "accuracy", interval=False).value)
         effect = quality.contrast(raw, best, "accuracy").effect
     except (Refused, MismatchedSamples) as error:
-        return f"sensitivity: refused: {error}"
+        table.note(f"sensitivity: refused: {error}")
+        return
     assert effect.low is not None
     assert effect.high is not None
     label = "sensitive" if effect.low >= SENSITIVE else "insensitive" if effect.high < INSENSITIVE else "undetermined"
-    return f"sensitivity: {label}; raw is {spoken(effect, 'points')} points above {best.label}"
+    table.note(f"sensitivity: {label}; raw is {spoken(effect, 'points')} points above {best.label}", *effect.cells)
 
 
 def _floor(table: Table, reprefill: Point) -> None:
@@ -113,5 +125,7 @@ def _floor(table: Table, reprefill: Point) -> None:
         return
     kl = quality.average(reprefill, "kl", interval=False)
     table.note(
-        f"floor: re-prefill in raw's place moves log p by {found.value:.2g} nats a token (97.5% of problems) and has a KL of {kl.value:.2g}"
+        f"floor: re-prefill in raw's place moves log p by {found.value:.2g} nats a token (97.5% of problems)"
+        f" and has a KL of {kl.value:.2g}",
+        *reprefill.cells,
     )

@@ -30,24 +30,25 @@ class Entry:
 @final
 @dataclass(eq=False, slots=True)
 class Table:
-    """`notes` say what is missing, what was refused, and how to read it; `prose`: its fields are words, not numbers."""
+    """`notes` say what is missing, what was refused, and how to read it, each with the cells of its numbers; `prose`: its fields are
+    words, not numbers."""
 
     name: str
     title: str
     header: list[str]
     rows: list[list[Entry]] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    notes: dict[str, tuple[Cell, ...]] = field(default_factory=dict)
     prose: bool = False
-    remarks: dict[str, list[str]] = field(default_factory=dict)  # what is to be said of some cells' numbers: their folders
+    remarks: dict[str, list[Cell]] = field(default_factory=dict)  # what is to be said of some cells' numbers
 
-    def told(self) -> list[str]:
-        """The notes, and each remark once with the cells that it is of."""
-        return [*self.notes, *(f"{text}: {', '.join(folders)}" for text, folders in self.remarks.items())]
+    def told(self, link: Link | None = None) -> list[str]:
+        """The notes, and each remark once with the cells that it is of; with `link`, numbers of notes lead to theirs."""
+        notes = [text + _sources(cells, link) for text, cells in self.notes.items()]
+        return [*notes, *(f"{text}: {', '.join(_named(cell, link) for cell in cells)}" for text, cells in self.remarks.items())]
 
-    def note(self, text: str) -> None:
-        """Adds a note once."""
-        if text not in self.notes:
-            self.notes.append(text)
+    def note(self, text: str, *cells: Cell) -> None:
+        """Adds a note once; its numbers come from these cells."""
+        self.notes.setdefault(text, cells)
 
     def number(self, name: str, point: Point, against: Point | None = None) -> Entry:
         """A metric as a field; `-` with a note where it is refused."""
@@ -61,9 +62,8 @@ class Table:
 
     def entry(self, estimate: Estimate, unit: str) -> Entry:
         """An estimate as a field; what is to be said of it becomes a remark."""
-        folder = str(estimate.cells[0].facts["folder"])
-        if estimate.note and folder not in (held := self.remarks.setdefault(estimate.note, [])):
-            held.append(folder)
+        if estimate.note and estimate.cells[0] not in (held := self.remarks.setdefault(estimate.note, [])):
+            held.append(estimate.cells[0])
         return Entry(spoken(estimate, unit), estimate.cells[0], estimate.cells[1:])
 
 
@@ -74,7 +74,7 @@ def markdown(table: Table, link: Link | None = None, level: int = 3) -> str:
         lines += [_row(table.header), _row(["---", *["---" if table.prose else "---:"] * (len(table.header) - 1)])]
         lines += [_row([_linked(entry, link) for entry in row]) for row in table.rows]
         lines.append("")
-    lines += [f"- {_escaped(note)}" for note in table.told()]
+    lines += [f"- {_escaped(note)}" for note in table.told(link)]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -85,6 +85,15 @@ def _row(fields: Sequence[str]) -> str:
 def _linked(entry: Entry, link: Link | None) -> str:
     text = _escaped(entry.text)
     return f"[{text.replace('[', '(').replace(']', ')')}]({link(entry.cell)})" if link and entry.cell else text
+
+
+def _sources(cells: Sequence[Cell], link: Link | None) -> str:
+    return f" ({', '.join(f'[{cell.hash}]({link(cell)})' for cell in dict.fromkeys(cells))})" if link and cells else ""
+
+
+def _named(cell: Cell, link: Link | None) -> str:
+    folder = str(cell.facts["folder"])
+    return f"[{folder}]({link(cell)})" if link else folder
 
 
 def _escaped(text: str) -> str:

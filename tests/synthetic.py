@@ -47,12 +47,13 @@ def parts_of(config: Mapping[str, Any]) -> dict[str, Any]:
     return found | {"controller": controller, "codec": codec, "budget_bits": strategy["budget_bits"]}
 
 
-def label_of(config: Mapping[str, Any]) -> tuple[str, str | None, str | None, float | None]:
+def label_of(config: Mapping[str, Any]) -> tuple[str, str | None, str | None, float | str | None]:
     """The label, controller, codec and budget that a run of this config would record."""
     kind, controller, codec, bits = parts_of(config).values()
     if controller is None:
         return (f"{kind} {config['strategy']['fraction']:g}" if "fraction" in config["strategy"] else kind), None, None, None
-    return f"{kind} {controller} {codec} {bits:g}", controller, codec, float(bits)
+    budget = bits if isinstance(bits, str) else float(bits)
+    return f"{kind} {controller} {codec} {bits}", controller, codec, budget
 
 
 def _sample(k: int, right: bool, chain: int, prefilled: int, wire: int, text: str) -> SampleRecord:

@@ -65,6 +65,21 @@ class Largest(TorchDispatchMode):
         return out
 
 
+@pytest.fixture(params=["slow", "fast"])
+def products(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A CPU with and one without products in bfloat16 and float16."""
+    have = dict.fromkeys(("avx512_bf16", "amx_fp16"), request.param == "fast")
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: have, raising=False)
+    return str(request.param)
+
+
+def test_a_head_is_widened_where_its_products_are_slow(products: str) -> None:
+    heads = {dtype: torch.nn.Linear(8, 16).to(dtype) for dtype in (torch.bfloat16, torch.float16, torch.float32)}
+    as_it_is = {dtype for dtype, head in heads.items() if in_blocks(head) is head}
+    assert as_it_is == (set(heads) if products == "fast" else {torch.float32})
+
+
+@pytest.mark.usefixtures("products")
 def test_no_matrix_is_copied_or_converted() -> None:
     head, table = torch.nn.Linear(64, 3000, bias=False).bfloat16(), torch.randn(3000, 64).bfloat16()
     with torch.inference_mode(), Largest() as largest:
@@ -78,6 +93,7 @@ def test_no_matrix_is_copied_or_converted() -> None:
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 @pytest.mark.parametrize("count", [1, 2, 130])
+@pytest.mark.usefixtures("products")
 def test_logits_of_many_states_are_the_heads_own_up_to_its_rounding(dtype: torch.dtype, bias: bool, count: int) -> None:
     torch.manual_seed(0)
     head, states = torch.nn.Linear(64, 2500, bias=bias).to(dtype), torch.randn(count, 64).to(dtype)

@@ -12,6 +12,7 @@ from synthetic import write_run
 from test_metrics import ADAPTIVE, cells, point, timed
 
 from analysis import contrasts, quality, strategies, timing
+from analysis.cells import MIXTURE
 from analysis.claims import table as claims_table
 from analysis.declared import Claim, ContrastSpec, Declared, Measure
 from analysis.errors import Refused
@@ -78,6 +79,33 @@ def test_a_setting_is_as_sensitive_as_its_better_control_leaves_it(tmp_path: Pat
     strategies.fill(table, rows)
     (told,) = [note for note in table.notes if note.startswith("sensitivity: ")]
     assert told.startswith(f"sensitivity: {label};")
+    best = "blank" if blank >= shuffled else "shuffled"
+    sources = ", ".join(f"[{rows[name].first.hash}](cells/{rows[name].first.hash})" for name in ("raw", best))
+    assert f"{told} ({sources})" in table.told(lambda cell: f"cells/{cell.hash}")
+
+
+def test_times_of_another_device_do_not_stand_beside_the_rest(tmp_path: Path) -> None:
+    ways = {name: ("study=t", f"strategy={name}", "latency=on") for name in ("raw", "text", "reprefill")}
+    rows = {
+        name: point(
+            write_run(
+                tmp_path, words, entrants={name: 0.01, "reprefill": 0.08}, identity={"device": "NVIDIA H100"} if name == "text" else None
+            )
+        )
+        for name, words in ways.items()
+    }
+    table = Table("t", "T", [])
+    strategies.fill(table, rows)
+    assert [text == "-" for text in column(table, "hand-off")] == [False, True, False]
+    assert any(note.startswith("times of text: refused") and "NVIDIA H100" in note for note in table.notes)
+    assert "-" not in column(table, "accuracy")
+
+
+@pytest.mark.parametrize(("budget", "mixed"), [("3", True), ("level2", False)])
+def test_uniform_at_a_number_of_bits_is_told_to_be_a_mixture(tmp_path: Path, budget: str, mixed: bool) -> None:
+    table = Table("t", "T", [])
+    strategies.fill(table, {"uniform": point(write_run(tmp_path, (*UNIFORM, f"strategy.budget_bits={budget}")))})
+    assert (MIXTURE in table.notes) == mixed
 
 
 def seeds(root: Path, words: tuple[str, ...], right: Callable[[int, int], bool], kl: Callable[[int, int], float]) -> Point:

@@ -15,6 +15,7 @@ from torch import Tensor
 _ROWS = 128  # states at a time: the head is read once for each of these, and their logits are held
 _BLOCK = 1024  # rows of the head at a time: they stay in the processor's cache
 _CACHED_ROWS = 8  # rows of logits that are looked at while they are in the processor's cache
+_PRODUCTS = {torch.bfloat16: {"avx512_bf16", "amx_bf16"}, torch.float16: {"avx512_fp16", "amx_fp16"}}  # any of these multiplies it
 
 
 @final
@@ -33,12 +34,11 @@ class Pairs:
 
 
 def in_blocks(head: torch.nn.Linear) -> Callable[[Tensor], Tensor]:
-    """The head, for `top_pairs`; of many states on a CPU the product in float32, a thousand rows of the matrix at a time.
+    """The head, for `top_pairs`; of many states on a CPU that multiplies its dtype slowly, the product in float32.
 
-    A CPU multiplies bfloat16 and float16 slowly, so those rows are converted, used at once and never held; one state alone goes
-    through the head as it is.
+    A thousand rows of the matrix at a time are converted, used at once and never held; one state alone goes through the head as it is.
     """
-    if head.weight.is_cuda:
+    if head.weight.is_cuda or multiplies(head.weight.dtype):
         return head
 
     def product(rows_NE: Tensor) -> Tensor:
@@ -52,6 +52,14 @@ def in_blocks(head: torch.nn.Linear) -> Callable[[Tensor], Tensor]:
         return out_NV if head.bias is None else out_NV + head.bias.float()
 
     return product
+
+
+def multiplies(dtype: torch.dtype) -> bool:
+    """Whether this CPU has instructions for a product in this dtype."""
+    if dtype not in _PRODUCTS:
+        return True
+    have = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.11 and later; before, nothing is known
+    return any(have.get(name, False) for name in _PRODUCTS[dtype])
 
 
 @torch.inference_mode()
