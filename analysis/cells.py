@@ -25,7 +25,7 @@ _SAME = ("device", "dtype", "prompts", "data")
 Place = tuple[str, str]  # device and dtype: what the points of one figure, and the rows of one table of times, must share
 _SHORT = {  # facts that studies select by, and where the config has them
     "variant": "model.variant", "load": "model.load", "level": "task.level", "fraction": "strategy.fraction",
-    "requantize": "strategy.requantize", "bandwidth": "link.bandwidth", "draw": "strategy.controller.seed",
+    "requantize": "strategy.requantize", "draw": "strategy.controller.seed",
 }  # fmt: skip
 
 
@@ -126,9 +126,8 @@ def _num_blocks(latency: pd.DataFrame, label: str) -> int:
 
 def _facts(study: str, cell: dict[str, Any]) -> dict[str, Any]:
     config = dict(_dotted(cell["meta"]["config"]))
-    link = str(config.get("link._target_", "")).split(".")[-2:-1]
     short = {name: config.get(key) for name, key in _SHORT.items()}
-    facts: dict[str, Any] = config | short | {"link": link[0] if link else None} | cell["summary"]
+    facts: dict[str, Any] = config | short | cell["summary"]
     return facts | {"study": study, "folder": cell["folder"]}
 
 

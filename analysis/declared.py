@@ -80,7 +80,7 @@ class PanelSpec:
     scale: str = "linear"
     where: Where = field(default_factory=dict)
     against: Where | None = None
-    limit: str | None = None  # a metric drawn dashed beside each line
+    limit: str | None = None  # a metric drawn dotted beside each line
     levels: dict[str, Where] = field(default_factory=dict)
     marks: dict[str, list[float]] = field(default_factory=dict)
 

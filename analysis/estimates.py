@@ -103,9 +103,3 @@ def spoken(estimate: Estimate, unit: str) -> str:
 def _bare(value: float, unit: str) -> str:
     text = number(value, unit)
     return text.removesuffix("%").removesuffix("x") if unit in ("%", "x") else text
-
-
-def facts_shared(cells: Sequence[Cell], keys: Sequence[str]) -> dict[str, Any]:
-    """The facts among these that are the same in all cells."""
-    first = cells[0].facts
-    return {key: first.get(key) for key in keys if all(cell.facts.get(key) == first.get(key) for cell in cells)}

@@ -10,6 +10,8 @@ from analysis.estimates import Estimate
 from analysis.metrics import metric
 from analysis.panel import Panel
 
+_LIMIT = "the device's limit"
+
 
 def lines(panel: Panel, ax: Any) -> None:
     """A line for each of the spec's, over x; levels across, marks upright."""
@@ -54,7 +56,7 @@ def _line(ax: Any, label: str, found: list[tuple[float, Estimate, float | None]]
             color=style.look(place)["color"],
             linewidth=0.7,
             linestyle=":",
-            label=None if place else "the device's limit",
+            label=None if _LIMIT in ax.get_legend_handles_labels()[1] else _LIMIT,
         )
 
 

@@ -113,15 +113,16 @@ def rows_of(folder: Path, kind: str) -> Iterator[dict[str, Any]]:
 def _counts(row: dict[str, Any]) -> dict[str, float | int | None]:
     """Tokens over all turns and bytes over all hops, so that a table need not open the nested parts.
 
-    `pairs` is how many (new token, earlier token) pairs attention met; `mean_bits` is 8 x bytes / values of what carried K/V.
+    None where the problem failed before a turn was taken. `pairs` is how many (new token, earlier token) pairs attention met;
+    `mean_bits` is 8 x bytes / values of what carried K/V.
     """
     turns, hops = row["turns"], row["hops"]
     new = [t["prefilled_tokens"] + t["generated_tokens"] + t["latent_steps"] for t in turns]
     carried = [(h["wire_bytes"], h["num_values"]) for h in hops if h["num_values"] and h["wire_bytes"]]
     return {
-        "prefilled_tokens": sum(t["prefilled_tokens"] for t in turns),
-        "forward_tokens": sum(new),
-        "pairs": sum(count * (t["cached_tokens"] + count / 2) for count, t in zip(new, turns, strict=True)),
+        "prefilled_tokens": sum(t["prefilled_tokens"] for t in turns) if turns else None,
+        "forward_tokens": sum(new) if turns else None,
+        "pairs": sum(count * (t["cached_tokens"] + count / 2) for count, t in zip(new, turns, strict=True)) if turns else None,
         "wire_bytes": sum(h["wire_bytes"] for h in hops) if hops else None,
         "cache_bytes": sum(h["cache_bytes"] for h in hops) if hops else None,
         "mean_bits": 8 * sum(b for b, _ in carried) / sum(v for _, v in carried) if carried else None,

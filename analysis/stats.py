@@ -68,7 +68,7 @@ def mcnemar(only_a: int, only_b: int) -> float:
     return float(stats.binomtest(only_b, discordant, 0.5).pvalue) if discordant else 1.0
 
 
-def tango(only_b: int, only_a: int, count: int, z: float = _Z) -> tuple[float, float]:
+def tango(only_b: int, only_a: int, count: int) -> tuple[float, float]:
     """Tango's (1998) score interval for a difference of paired proportions, (only_b - only_a) / count."""
 
     def score(delta: float) -> float:
@@ -81,8 +81,8 @@ def tango(only_b: int, only_a: int, count: int, z: float = _Z) -> tuple[float, f
 
     effect = (only_b - only_a) / count
     edge = 1 - 1e-9
-    low = -1.0 if score(-edge) < z else optimize.brentq(lambda d: score(d) - z, -edge, effect - 1e-12) if effect > -edge else -1.0
-    high = 1.0 if score(edge) > -z else optimize.brentq(lambda d: score(d) + z, effect + 1e-12, edge) if effect < edge else 1.0
+    low = -1.0 if score(-edge) < _Z else optimize.brentq(lambda d: score(d) - _Z, -edge, effect - 1e-12) if effect > -edge else -1.0
+    high = 1.0 if score(edge) > -_Z else optimize.brentq(lambda d: score(d) + _Z, effect + 1e-12, edge) if effect < edge else 1.0
     return float(low), float(high)
 
 

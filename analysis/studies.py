@@ -33,11 +33,6 @@ class Study:
     fidelity: pd.DataFrame
     damaged: dict[str, str]
 
-    def config(self, cell: str) -> dict[str, Any]:
-        """The resolved config of a cell."""
-        config: dict[str, Any] = self.cells[cell]["meta"]["config"]
-        return config
-
 
 def names(published: Path = PUBLISHED) -> list[str]:
     """The published studies."""

@@ -16,8 +16,9 @@ from analysis.cells import Cell, comparable
 from analysis.errors import NotMeasured, Refused
 from analysis.estimates import Estimate, Point
 from analysis.stats import bootstrap
+from avpbench import breakeven
 from avpbench.breakeven import BreakEven, measure
-from avpbench.limits import Work, pass_flop
+from avpbench.limits import Work
 from avpbench.records import LatencyRecord
 from avpbench.summary import AA_LIMIT, REFERENCE, RESIDUAL_LIMIT
 
@@ -101,16 +102,16 @@ def eta(point: Point, clock: str, entrant: str | None = None) -> Estimate:
     return Estimate(float(least.sum() / spent.sum()), None, None, len(spent), point.cells)
 
 
-def speedup(point: Point, clock: str, reference: str = REFERENCE) -> Estimate:
-    """exp of the mean over blocks of log(T_reference / T). On a GPU where re-prefill is far from its limit, T_limit of re-prefill
+def speedup(point: Point, clock: str) -> Estimate:
+    """exp of the mean over blocks of log(T_reprefill / T). On a GPU where re-prefill is far from its limit, T_limit of re-prefill
     takes its place, and the note says so. Raises Refused where A/A was unsound."""
     _sound(point)
-    found = blocks(point, clock, (point.entrant, reference))
-    if reference == REFERENCE and (near := _slack(point, clock)) is not None:
-        bound = blocks(point, _whole(clock), (reference,), "limit_s")[reference].reindex(found.index)
+    found = blocks(point, clock, (point.entrant, REFERENCE))
+    if (near := _slack(point, clock)) is not None:
+        bound = blocks(point, _whole(clock), (REFERENCE,), "limit_s")[REFERENCE].reindex(found.index)
         note = f"against the limit of re-prefill, whose eta is {near:.2f}"
         return _estimate(point, np.log(bound / found[point.entrant]), log=True, note=note)
-    return _estimate(point, np.log(found[reference] / found[point.entrant]), log=True)
+    return _estimate(point, np.log(found[REFERENCE] / found[point.entrant]), log=True)
 
 
 def _sound(point: Point) -> None:
@@ -149,22 +150,28 @@ def faster(point: Point, clock: str, reference: str) -> tuple[Estimate, float]:
 
 def stages(point: Point) -> dict[str, float]:
     """Mean seconds of each stage, from the repeats that carried them. Raises Refused where they do not add up to the hand-off."""
-    residual = point.first.facts.get("stages_residual")
-    if point.first.on_cuda and residual is not None and abs(residual) > RESIDUAL_LIMIT:
-        raise Refused(f"{point.first.facts['folder']}: its stages leave {residual:+.1%} of the hand-off unexplained")
     found = blocks(point, "stages", (point.entrant,), "stages_s")[point.entrant]
     rows = [row if isinstance(row, dict) else json.loads(row) for row in found]
-    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+    means = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+    residual = 1 - sum(means.values()) / seconds(point, "handoff").value
+    if point.first.on_cuda and abs(residual) > RESIDUAL_LIMIT:
+        raise Refused(f"{point.first.facts['folder']}: its stages leave {residual:+.1%} of the hand-off of {point.entrant} unexplained")
+    return means
+
+
+@cache
+def _records(cell: Cell) -> list[LatencyRecord]:
+    """The cell's timed repeats as a run holds them."""
+    frame = cell.latency.astype(object).where(lambda f: f.notna(), None)
+    kept = [field.name for field in fields(LatencyRecord)]
+    rows = [LatencyRecord.from_json({name: row[name] for name in kept}) for row in frame.to_dict("records")]
+    return [replace(row, stages_s=json.loads(row.stages_s) if isinstance(row.stages_s, str) else row.stages_s) for row in rows]
 
 
 def break_even(point: Point) -> BreakEven:
     """The bandwidth at which the hand-off and re-prefill take equally long, as a run's own summary has it."""
-    frame = point.first.latency.astype(object).where(lambda f: f.notna(), None)
-    kept = [field.name for field in fields(LatencyRecord)]
-    rows = [LatencyRecord.from_json({name: row[name] for name in kept}) for row in frame.to_dict("records")]
-    rows = [replace(row, stages_s=json.loads(row.stages_s) if isinstance(row.stages_s, str) else row.stages_s) for row in rows]
-    facts = point.first.facts
-    return measure(rows, point.entrant, REFERENCE, facts.get("bandwidth"), None)
+    cell = point.first
+    return measure(_records(cell), point.entrant, REFERENCE, cell.facts.get("bandwidth") is not None, None)
 
 
 def achieved_flop_per_s(point: Point) -> float:
@@ -173,7 +180,5 @@ def achieved_flop_per_s(point: Point) -> float:
     work = cell.meta["roofline"]
     if not work:
         raise Refused(f"{cell.facts['folder']} has no count of operations")
-    rows = _rows(cell, REFERENCE, "device")
-    tokens = float((rows.prefix_tokens + rows.new_tokens).mean())
-    shape = Work(**{name: work[name] for name in Work.__slots__})
-    return pass_flop(shape, 0, round(tokens)) / float(rows.seconds.mean())
+    _rows(cell, REFERENCE, "device")  # raises where it was not timed
+    return breakeven.achieved_flop_per_s(_records(cell), REFERENCE, Work(**{name: work[name] for name in Work.__slots__}))

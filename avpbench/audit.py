@@ -23,6 +23,7 @@ from avpbench.engine.vocabulary import meet
 from avpbench.errors import NotFound, RecordsError
 from avpbench.files import read_json, whole_lines
 from avpbench.findings import Audit, judged
+from avpbench.limits import Work
 from avpbench.prompts import prompt_hash
 from avpbench.records import FAILED, FidelityRecord, LatencyRecord, SampleRecord
 from avpbench.setup import sources_of
@@ -198,8 +199,8 @@ def _aggregates(
     }  # fmt: skip
     again |= {key: config[key] for key in ("chain", "question", "donor", "think_steps", "seed")}
     again |= asdict(parts) | asdict(score(samples)) | asdict(divergence(fidelity)) | asdict(clocks(latency, strategy.label, exact))
-    regime = measure(latency, strategy.label, REFERENCE, build(OmegaConf.create(config["link"])).bandwidth_bps, None)
-    again |= {key: value for key, value in asdict(regime).items() if key != "reprefill_flops"}
+    work = Work(**{name: meta["roofline"][name] for name in Work.__slots__}) if meta["roofline"] else None
+    again |= asdict(measure(latency, strategy.label, REFERENCE, config["link"].get("bandwidth") is not None, work))
     for key, value in again.items():
         if key not in summary:
             found.wrong(f"summary.json has no {key}")

@@ -75,16 +75,16 @@ def solve(ours: Side, theirs: Side) -> tuple[Verdict, float | None]:
     return ("above" if ahead else "below"), 1 / x
 
 
-def measure(latency: Sequence[LatencyRecord], strategy: str, reference: str, bandwidth_bps: float | None, work: Work | None) -> BreakEven:
+def measure(latency: Sequence[LatencyRecord], strategy: str, reference: str, limited: bool, work: Work | None) -> BreakEven:
     """The break-even of a strategy's label against the reference's, over blocks that hold both; empty without such blocks.
 
-    Without `work` (the model's shape) there is no F.
+    `limited`: the link was held to a bandwidth. Without `work` (the model's shape) there is no F.
     """
     blocks = counted_blocks(latency, {(strategy, False), (reference, False)})
     if not blocks or strategy == reference:
         return BreakEven()
     rows = averaged([r for r in latency if r.block in blocks and not r.aa])
-    sides = {block: tuple(_side(rows, block, name, bandwidth_bps) for name in (strategy, reference)) for block in blocks}
+    sides = {block: tuple(_side(rows, block, name, limited) for name in (strategy, reference)) for block in blocks}
     verdict, rate = solve(*_means([sides[block] for block in sorted(blocks)]))
     processes: dict[str, list[int]] = {}
     for r in rows:
@@ -96,18 +96,21 @@ def measure(latency: Sequence[LatencyRecord], strategy: str, reference: str, ban
         found.append(_bound(*solve(*_means([sides[b] for b in drawn])), most=verdict == "below"))
     found.sort()
     low, high = found[round(0.025 * (_RESAMPLES - 1))], found[round(0.975 * (_RESAMPLES - 1))]
-    device = [r for r in rows if (r.strategy, r.clock) == (reference, "device")]
-    flop = sum(pass_flop(work, 0, r.prefix_tokens + r.new_tokens) for r in device) if work else None
-    achieved = flop / sum(r.seconds for r in device) if flop is not None else None
     bounds = [bound if math.isfinite(bound) else None for bound in (low, high)]
-    return BreakEven(verdict, rate, bounds[0], bounds[1], achieved)
+    return BreakEven(verdict, rate, bounds[0], bounds[1], achieved_flop_per_s(rows, reference, work) if work else None)
 
 
-def _side(rows: Sequence[LatencyRecord], block: int, strategy: str, bandwidth_bps: float | None) -> Side:
-    """One block's. Under a bandwidth the link's own time is not known, and counts as none."""
+def achieved_flop_per_s(rows: Sequence[LatencyRecord], reference: str, work: Work) -> float:
+    """F: the operations of the reference's passes over the seconds of its device clock, in these rows."""
+    device = [r for r in rows if (r.strategy, r.clock, r.aa) == (reference, "device", False)]
+    return sum(pass_flop(work, 0, r.prefix_tokens + r.new_tokens) for r in device) / sum(r.seconds for r in device)
+
+
+def _side(rows: Sequence[LatencyRecord], block: int, strategy: str, limited: bool) -> Side:
+    """One block's. Where the link was held to a bandwidth, its own time is not known, and counts as none."""
     mine = {r.clock: r for r in rows if (r.block, r.strategy) == (block, strategy)}
     transfer_s = (mine["stages"].stages_s or {}).get("transfer", 0.0)
-    return Side(mine["handoff"].seconds - transfer_s, mine["handoff"].wire_bytes, transfer_s if bandwidth_bps is None else 0.0)
+    return Side(mine["handoff"].seconds - transfer_s, mine["handoff"].wire_bytes, 0.0 if limited else transfer_s)
 
 
 def _means(pairs: Sequence[tuple[Side, ...]]) -> list[Side]:

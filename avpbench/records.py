@@ -85,7 +85,8 @@ class SampleRecord:
 @final
 @dataclass(frozen=True, slots=True)
 class LatencyRecord:
-    """One timed repeat. `clock` is one of CLOCKS (docs/metrics.md), `stages_s` belongs to stages; `process` names the process."""
+    """One timed repeat. `clock` is one of CLOCKS (docs/metrics.md) or EXPORT; `stages_s` has the parts of stages and of an export;
+    `process` names the process."""
 
     block: int
     order: int

@@ -204,7 +204,7 @@ class _Run:
         )
         engine, label, timed = cell.agents[-1].engine, self.wanted.strategy.label, self._timed().read()
         times = clocks(timed, label, engine.device.type == "cuda")
-        regime = breakeven.measure(timed, label, REFERENCE, self.wanted.link.bandwidth_bps, work_of(engine))
+        regime = breakeven.measure(timed, label, REFERENCE, self.wanted.link.bandwidth_bps is not None, work_of(engine))
         return Summary(subject, score(samples), divergence(scored), times, regime, peaks)
 
     def _tell(self, summary: Summary, samples: list[SampleRecord], notes: list[str]) -> None:

@@ -20,7 +20,7 @@ from avpbench.engine.sampling import Sampling
 from avpbench.errors import NotFound
 from avpbench.links.link import Link, Posts
 from avpbench.meter import now_s
-from avpbench.phases.latency import Timing
+from avpbench.phases.hop import Timing
 from avpbench.progress import say
 from avpbench.strategies.strategy import Strategy
 from avpbench.tasks.task import Task
@@ -55,14 +55,17 @@ def plan(cfg: DictConfig) -> Plan:
     legal.check_speaking(strategy.kind, strategy.speaks, values)
     if DEMAND in strategy.needs:
         legal.check_gold(strategy.label, values)
-    configs = [strategy_config(name, cfg) for name in cfg.latency.against]
-    rivals = tuple(r for r in map(build, configs) if r.label != strategy.label)
+    timed: dict[str, tuple[Strategy, DictConfig]] = {strategy.label: (strategy, cfg.strategy)}  # the first of a label is meant by it
+    for config in (strategy_config(name, cfg) for name in cfg.latency.against):
+        rival: Strategy = build(config)
+        timed.setdefault(rival.label, (rival, config))
+    (_, *rivals), configs = zip(*timed.values(), strict=True)
     for one in (strategy, *rivals):
         legal.check_far(one.kind, one.far, values)
-    written = tuple(json.dumps(OmegaConf.to_container(config, resolve=True)) for config in (cfg.strategy, *configs))
+    written = tuple(json.dumps(OmegaConf.to_container(config, resolve=True)) for config in configs)
     c = cfg.latency
     timing = Timing(c.repeats, c.warmup, c.new_tokens, c.prefix_tokens, cfg.gates == "full", c.runs)
-    return Plan(chosen, strategy, rivals, written, build(cfg.link), timing)
+    return Plan(chosen, strategy, tuple(rivals), written, build(cfg.link), timing)
 
 
 def settings(cfg: DictConfig) -> Settings:

@@ -20,7 +20,7 @@ from avpbench.links.bandwidth import TokenBucket
 from avpbench.links.direct import Direct
 from avpbench.meter import Stages, now_s
 from avpbench.phases import latency, quality
-from avpbench.phases.latency import Timing
+from avpbench.phases.hop import Timing
 from avpbench.rates import bits_per_s
 from avpbench.records import Journal, LatencyRecord, SampleRecord
 from avpbench.strategies.raw import Raw

@@ -83,7 +83,7 @@ def rows(
 
 def test_what_was_charged_for_the_link_does_not_count() -> None:
     """A modelled bandwidth changes the hand-off and not the break-even."""
-    bare = measure([*rows("raw", 0.1, 0.0, 10**6), *rows("reprefill", 0.3, 0.0, 10**3)], "raw", "reprefill", None, WORK)
+    bare = measure([*rows("raw", 0.1, 0.0, 10**6), *rows("reprefill", 0.3, 0.0, 10**3)], "raw", "reprefill", False, WORK)
     assert bare.break_even_bps == pytest.approx(8 * (10**6 - 10**3) / (0.2 * 1.015))
     charged = [*rows("raw", 0.1, 0.0, 10**6), *rows("reprefill", 0.3, 0.0, 10**3)]
     by = {"raw": 0.7, "reprefill": 0.01}
@@ -94,20 +94,20 @@ def test_what_was_charged_for_the_link_does_not_count() -> None:
         })
         for r in charged
     ]  # fmt: skip
-    assert measure(charged, "raw", "reprefill", 8e6, WORK).break_even_bps == pytest.approx(bare.break_even_bps)
+    assert measure(charged, "raw", "reprefill", True, WORK).break_even_bps == pytest.approx(bare.break_even_bps)
 
 
 def test_what_the_link_itself_took_bounds_the_transfer_unless_it_was_shaped() -> None:
     """Without a bandwidth no faster link than this one was seen: 0.1 s of work and its own 0.25 s lose to 0.3 s at any rate."""
     both = [*rows("raw", 0.35, 0.25, 10**6), *rows("reprefill", 0.3, 0.0, 10**3)]
-    assert measure(both, "raw", "reprefill", None, WORK).break_even == "never"
-    shaped = measure(both, "raw", "reprefill", 32e6, WORK)
+    assert measure(both, "raw", "reprefill", False, WORK).break_even == "never"
+    shaped = measure(both, "raw", "reprefill", True, WORK)
     assert shaped.break_even == "above"
     assert shaped.break_even_bps == pytest.approx(8 * (10**6 - 10**3) / (0.3 * 1.015 - (0.35 * 1.015 - 0.25)))
 
 
 def test_the_interval_holds_the_value_and_may_reach_infinity() -> None:
-    sure = measure([*rows("raw", 0.1, 0.0, 10**6), *rows("reprefill", 0.3, 0.0, 10**3)], "raw", "reprefill", None, WORK)
+    sure = measure([*rows("raw", 0.1, 0.0, 10**6), *rows("reprefill", 0.3, 0.0, 10**3)], "raw", "reprefill", False, WORK)
     assert sure.break_even == "above"
     assert sure.break_even_low_bps is not None
     assert sure.break_even_bps is not None
@@ -115,7 +115,7 @@ def test_the_interval_holds_the_value_and_may_reach_infinity() -> None:
     assert 0 < sure.break_even_low_bps <= sure.break_even_bps <= sure.break_even_high_bps < math.inf
     mixed = [*rows("raw", 0.1, 0.0, 10**6, 3), *rows("reprefill", 0.3, 0.0, 10**3, 3)]
     mixed = [LatencyRecord(**{**asdict(r), "seconds": 0.45 if (r.strategy, r.block) == ("raw", 1) else r.seconds}) for r in mixed]
-    unsure = measure(mixed, "raw", "reprefill", None, WORK)
+    unsure = measure(mixed, "raw", "reprefill", False, WORK)
     assert unsure.break_even == "above"
     assert unsure.break_even_high_bps is None
     assert "Infinity" not in json.dumps(asdict(unsure))
@@ -126,7 +126,7 @@ def test_the_interval_is_that_of_a_mean_over_blocks() -> None:
     both = [*rows("raw", 0.1, 0.0, 10**6, 40), *rows("reprefill", 0.3, 0.0, 0, 40)]
     level = {"raw": lambda b: 0.1 + 0.02 * (-1) ** (b // 2), "reprefill": lambda _: 0.3}
     both = [replace(r, seconds=level[r.strategy](r.block), process="0") for r in both]
-    found = measure(both, "raw", "reprefill", None, WORK)
+    found = measure(both, "raw", "reprefill", False, WORK)
     error_s = 1.96 * 0.02 / 40**0.5
     assert found.break_even_low_bps == pytest.approx(8e6 / (0.2 + error_s), rel=0.01)
     assert found.break_even_high_bps == pytest.approx(8e6 / (0.2 - error_s), rel=0.01)
@@ -135,16 +135,16 @@ def test_the_interval_is_that_of_a_mean_over_blocks() -> None:
 def test_a_against_a_does_not_count() -> None:
     both = [*rows("raw", 0.1, 0.0, 10**6), *rows("reprefill", 0.3, 0.0, 10**3)]
     again = [replace(r, seconds=9.0, aa=True) for r in both if r.strategy == "reprefill"]
-    assert measure([*both, *again], "raw", "reprefill", None, WORK) == measure(both, "raw", "reprefill", None, WORK)
+    assert measure([*both, *again], "raw", "reprefill", False, WORK) == measure(both, "raw", "reprefill", False, WORK)
 
 
 def test_nothing_is_said_without_both_or_of_the_reference_itself() -> None:
     both = [*rows("raw", 0.1, 0.0, 10**6), *rows("reprefill", 0.3, 0.0, 10**3)]
-    assert measure(rows("raw", 0.1, 0.0, 9), "raw", "reprefill", None, WORK) == BreakEven()
-    assert measure(both, "reprefill", "reprefill", None, WORK) == BreakEven()
-    assert measure([], "raw", "reprefill", None, WORK) == BreakEven()
+    assert measure(rows("raw", 0.1, 0.0, 9), "raw", "reprefill", False, WORK) == BreakEven()
+    assert measure(both, "reprefill", "reprefill", False, WORK) == BreakEven()
+    assert measure([], "raw", "reprefill", False, WORK) == BreakEven()
 
 
 def test_the_rate_is_work_over_time() -> None:
-    found = measure([*rows("raw", 0.1, 0.0, 10**6, 1), *rows("reprefill", 0.3, 0.0, 10**3, 1)], "raw", "reprefill", None, WORK)
+    found = measure([*rows("raw", 0.1, 0.0, 10**6, 1), *rows("reprefill", 0.3, 0.0, 10**3, 1)], "raw", "reprefill", False, WORK)
     assert found.reprefill_flops == pytest.approx((2e6 * 100 + 2e5 + 2 * 4 * 8 * 16 * 100**2) / (0.6 * 0.3))

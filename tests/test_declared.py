@@ -56,6 +56,10 @@ def cells(study: Declared, folder: Path) -> list[Facts]:
             facts = config | {short: config.get(key) for short, key in _SHORT.items()}
             link = str(config["link._target_"]).split(".")[-2]
             also = {"model": config["model.name"], "link": link, "study": study.name, "_words": " ".join(cell.words)}
+            before = found.get(cell.identity.hash, {})
+            also |= {
+                f"_{phase}": config["limit"] if config[f"{phase}.enabled"] else before.get(f"_{phase}") for phase in ("quality", "fidelity")
+            }
             found[cell.identity.hash] = facts | parts_of(cell.values) | also | ({"strategy": "single"} if config["chain"] == 1 else {})
     return list(found.values())
 
@@ -99,4 +103,34 @@ def test_every_selection_is_one_cell_that_the_command_makes(study: Declared, tmp
         variants = where.get("variant")
         if isinstance(variants, list) and (absent := set(variants) - {facts["variant"] for facts in found}):
             wrong.append(f"no variant {absent}: {what}: {wanted}")
+    assert not wrong, "\n".join(dict.fromkeys(wrong))
+
+
+def compared(study: Declared) -> Iterator[tuple[str, str, Facts, Facts]]:
+    """Whatever is held against something else, problem by problem, and by which metric."""
+    for contrast in study.contrasts:
+        for chosen in combinations(contrast.each):
+            where = {**contrast.where, **chosen}
+            a, b = ({k: filled(v, where) if isinstance(v, str) else v for k, v in side.items()} for side in (contrast.a, contrast.b))
+            yield contrast.name, contrast.metric, where | a, where | b
+    for table in (one for one in study.tables if one.kind == "strategies"):
+        for chosen, (label, row) in itertools.product(combinations(table.each), table.rows.items()):
+            where = {**table.where, **chosen}
+            for base in ("raw", "text"):
+                if base in table.rows:
+                    yield f"{table.name}, {label} and {base}", "accuracy", where | row, where | table.rows[base]
+    for figure, panel in ((one, panel) for one in study.figures for panel in one.panels):
+        for line, x in itertools.product(panel.lines.values() if panel.against else [], panel.x.values):
+            where = {**panel.where, panel.x.fact: x, **line}
+            yield f"{figure.name}, {panel.title}", panel.metric, where, where | (panel.against or {})
+
+
+@pytest.mark.parametrize("study", SCRIPTED, ids=lambda study: study.name)
+def test_what_is_compared_has_the_same_problems(study: Declared, tmp_path: Path) -> None:
+    made, wrong = cells(study, tmp_path), []
+    for what, metric, *sides in compared(study):
+        phase = "_fidelity" if metric.startswith("kl") else "_quality"
+        limits = [{f[phase] for f in made if all(_is(f.get(k), v) for k, v in side.items() if k != "entrant")} for side in sides]
+        if limits[0] != limits[1] and {None} not in limits:
+            wrong.append(f"{what}: {limits}: {sides}")
     assert not wrong, "\n".join(dict.fromkeys(wrong))

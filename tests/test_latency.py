@@ -17,8 +17,7 @@ from avpbench.config import compose, strategy_config
 from avpbench.engine.engine import Engine
 from avpbench.errors import ConfigError
 from avpbench.phases import latency
-from avpbench.phases.hop import Place
-from avpbench.phases.latency import Timing
+from avpbench.phases.hop import Place, Timing
 from avpbench.records import CLOCKS, EXPORT, FidelityRecord, Journal, LatencyRecord
 from avpbench.strategies.raw import Raw
 from avpbench.strategies.reprefill import Reprefill
@@ -115,7 +114,7 @@ def test_words_in_the_place_of_states_are_recorded_and_no_time_of_theirs(
     assert "projected fell back to words" in capsys.readouterr().out
     assert (clocks(fallen, "projected").num_blocks, clocks(fallen, "projected").ttft_host_speedup) == (0, None)
     assert clocks(fallen, "raw").num_blocks == 2
-    assert measure(fallen, "projected", "reprefill", None, None) == BreakEven()
+    assert measure(fallen, "projected", "reprefill", False, None) == BreakEven()
     whole = Journal(tmp_path / "whole.jsonl", LatencyRecord)
     latency.run(cell(tiny, limit=2), [ways[1], Reprefill()], Timing(2, 0, 4, None, aa=False), whole, no_stop)
     assert clocks(whole.read(), "projected").num_blocks == 2
@@ -202,7 +201,7 @@ def test_the_runs_of_a_block_count_as_their_mean() -> None:
     assert times.ttft_device_speedup == pytest.approx(6.0)
     twice = [replace(record(b, "raw", t), aa=True) for b, t in ((0, 4.0 * math.exp(0.01)), (1, math.exp(-0.01)))]
     assert sum(aa_interval([*rows, *twice], "raw") or (1,)) == pytest.approx(0.0, abs=1e-12)
-    known = measure([replace(r, stages_s={}, wire_bytes=8 if r.strategy == "raw" else 1) for r in rows], "raw", "reprefill", None, None)
+    known = measure([replace(r, stages_s={}, wire_bytes=8 if r.strategy == "raw" else 1) for r in rows], "raw", "reprefill", False, None)
     assert known.break_even == "above"
     assert known.break_even_bps == pytest.approx(8 * 7 / (6.0 - (19 / 3 + 1) / 2))
 

@@ -24,7 +24,7 @@ from avpbench.errors import ConfigError, IncompatibleModels, LinkError
 from avpbench.links.direct import Direct
 from avpbench.meter import NO_STAGES
 from avpbench.phases import latency, quality
-from avpbench.phases.latency import Timing
+from avpbench.phases.hop import Timing
 from avpbench.records import CLOCKS, Journal, LatencyRecord, SampleRecord
 from avpbench.remote import secret as secrets
 from avpbench.remote.crew import Crew

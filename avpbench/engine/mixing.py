@@ -15,7 +15,7 @@ from torch import Tensor
 _ROWS = 128  # states at a time: the head is read once for each of these, and their logits are held
 _BLOCK = 1024  # rows of the head at a time: they stay in the processor's cache
 _CACHED_ROWS = 8  # rows of logits that are looked at while they are in the processor's cache
-_PRODUCTS = {torch.bfloat16: {"avx512_bf16", "amx_bf16"}, torch.float16: {"avx512_fp16", "amx_fp16"}}  # any of these multiplies it
+_PRODUCTS = {torch.bfloat16: {"avx512_bf16", "amx_bf16", "bf16"}, torch.float16: {"avx512_fp16", "amx_fp16"}}  # any of them (bf16: ARM's)
 
 
 @final
@@ -58,7 +58,7 @@ def multiplies(dtype: torch.dtype) -> bool:
     """Whether this CPU has instructions for a product in this dtype."""
     if dtype not in _PRODUCTS:
         return True
-    have = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.11 and later; before, nothing is known
+    have: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.11 and later; before, nothing is known
     return any(have.get(name, False) for name in _PRODUCTS[dtype])
 
 

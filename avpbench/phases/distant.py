@@ -8,7 +8,7 @@ its memory, and the same from tensors that are on its device.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, final
 
 import torch
@@ -19,8 +19,7 @@ from avpbench.chain import ChainResult, run_chain
 from avpbench.core import Prompt
 from avpbench.links.link import Ticket
 from avpbench.meter import total
-from avpbench.phases.hop import Place, Repeated, repeated
-from avpbench.phases.latency import Timing, cut
+from avpbench.phases.hop import Place, Repeated, Timing, cut, repeated
 from avpbench.phases.replay import raw_transcript
 from avpbench.records import LatencyRecord
 from avpbench.remote.crew import Crew, RemoteAgent
@@ -81,11 +80,11 @@ def distant_hops(cell: Cell, crew: Crew, strategies: Sequence[Strategy], index: 
 
 def _held(cell: Cell, crew: Crew, strategy: Strategy, index: int, timing: Timing, spoken: ChainResult) -> tuple[RemoteAgent, RemoteAgent]:
     """The last two agents, the first of which holds the state that is handed over."""
-    players = crew.players(strategy, hold=str(index))
-    sender, receiver = players[-2:]
+    *others, sender, receiver = crew.players(strategy)
+    sender = replace(sender, hold=str(index))
     if timing.prefix_tokens is None:
         ahead = cell.settings.chain - 1
-        run_chain(players[:ahead], [cell.prompts(index)[:ahead]], cell.jobs([index], [spoken.new_ids], ahead), to_go_on=True)
+        run_chain([*others, sender], [cell.prompts(index)[:ahead]], cell.jobs([index], [spoken.new_ids], ahead), to_go_on=True)
         return sender, receiver
     state = spoken.state
     ids = repeated([i for i in state.token_ids if i >= 0], timing.prefix_tokens)

@@ -10,7 +10,8 @@ from typing import Protocol, final
 import torch
 
 from avpbench.agents import Agent, Opened, Outgoing, Speak
-from avpbench.core import AgentState, Prefix, Prompt
+from avpbench.checks import whole
+from avpbench.core import AgentState, Prefix, Prompt, Turn
 from avpbench.engine.batch import Start
 from avpbench.engine.continuation import Speech
 from avpbench.engine.engine import NOTHING
@@ -25,6 +26,27 @@ from avpbench.strategies.strategy import Strategy
 
 _GREEDY = Sampling()
 _PROCESS = uuid.uuid4().hex[:12]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """What is timed. `prefix_tokens` None: the transcript's own; `new_tokens` is the receiver's prompt, cut or repeated
+    to this length (None: its own). `runs`: the most in a block of one strategy."""
+
+    repeats: int
+    warmup: int
+    new_tokens: int | None
+    prefix_tokens: int | None
+    aa: bool
+    runs: int = 1
+
+    def __post_init__(self) -> None:
+        whole("latency.repeats", self.repeats, 1)
+        whole("latency.warmup", self.warmup, 0)
+        whole("latency.runs", self.runs, 1)
+        whole("latency.new_tokens", self.new_tokens, 1, null="the prompt's own")
+        whole("latency.prefix_tokens", self.prefix_tokens, 1, null="the transcript's own")
 
 
 @final
@@ -156,6 +178,20 @@ def first_token(agent: Agent, arrived: Arrived, prompt: Prompt, new_tokens: int 
         opened = Opened(start, opened.received)
     agent.act([opened], [prompt], Speak((Speech(1, generator("latency")),), _GREEDY), stages, NOTHING)
     return opened
+
+
+def cut(prompt: Prompt, agent: Agent, num_tokens: int | None) -> Prompt:
+    """The prompt with its words cut or repeated to this many tokens (None: as it is)."""
+    if num_tokens is None:
+        return prompt
+    return replace(prompt, words=agent.engine.decode(repeated(agent.engine.template.encode(prompt.words), num_tokens)))
+
+
+def sized(sender: Agent, ids: tuple[int, ...], role: str, question: str) -> AgentState:
+    """A state of exactly these tokens; its words are what they decode to."""
+    read = sender.engine.prefill([Start(Prefix(), ids)], sender.strategy.needs)
+    turn = Turn(role, "", sender.engine.decode(ids))
+    return AgentState(sender.spec, ids, None, read.caches[0], turn, question, None, read.captured[0])
 
 
 def repeated(ids: Sequence[int], length: int) -> tuple[int, ...]:

@@ -8,42 +8,16 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import final
 
-from avpbench.agents import Agent
 from avpbench.cell import Cell
-from avpbench.checks import whole
-from avpbench.core import AgentState, Prefix, Prompt, Turn
-from avpbench.engine.batch import Start
-from avpbench.phases.hop import LastHop, Place, TimedHop, repeated
+from avpbench.phases.distant import distant_hops
+from avpbench.phases.hop import LastHop, Place, TimedHop, Timing, cut, repeated, sized
 from avpbench.phases.replay import raw_transcript, replayed
 from avpbench.progress import progress, say
 from avpbench.records import Journal, LatencyRecord, whole_blocks
 from avpbench.strategies.strategy import Strategy
 
 _PROBLEMS = 8  # blocks go round this many transcripts
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Timing:
-    """What is timed. `prefix_tokens` None: the transcript's own; `new_tokens` is the receiver's prompt, cut or repeated
-    to this length (None: its own). `runs`: the most in a block of one strategy."""
-
-    repeats: int
-    warmup: int
-    new_tokens: int | None
-    prefix_tokens: int | None
-    aa: bool
-    runs: int = 1
-
-    def __post_init__(self) -> None:
-        whole("latency.repeats", self.repeats, 1)
-        whole("latency.warmup", self.warmup, 0)
-        whole("latency.runs", self.runs, 1)
-        whole("latency.new_tokens", self.new_tokens, 1, null="the prompt's own")
-        whole("latency.prefix_tokens", self.prefix_tokens, 1, null="the transcript's own")
 
 
 def run(
@@ -88,8 +62,6 @@ def timed_hops(cell: Cell, strategies: Sequence[Strategy], index: int, timing: T
     """The last hop of one problem by each strategy, between the processes that the agents live in."""
     if cell.crew is None:
         return last_hops(cell, strategies, index, timing)
-    from avpbench.phases.distant import distant_hops  # it builds on this module
-
     return distant_hops(cell, cell.crew, strategies, index, timing)
 
 
@@ -108,17 +80,3 @@ def last_hops(cell: Cell, strategies: Sequence[Strategy], index: int, timing: Ti
         told = cut(cell.prompts(index)[-1], through.agents[-1], timing.new_tokens)
         hops.append(LastHop(strategy, through.agents[-2], through.agents[-1], state, told, cell.task.problem(index).id, timing.new_tokens))
     return hops
-
-
-def cut(prompt: Prompt, agent: Agent, num_tokens: int | None) -> Prompt:
-    """The prompt with its words cut or repeated to this many tokens (None: as it is)."""
-    if num_tokens is None:
-        return prompt
-    return replace(prompt, words=agent.engine.decode(repeated(agent.engine.template.encode(prompt.words), num_tokens)))
-
-
-def sized(sender: Agent, ids: tuple[int, ...], role: str, question: str) -> AgentState:
-    """A state of exactly these tokens; its words are what they decode to."""
-    read = sender.engine.prefill([Start(Prefix(), ids)], sender.strategy.needs)
-    turn = Turn(role, "", sender.engine.decode(ids))
-    return AgentState(sender.spec, ids, None, read.caches[0], turn, question, None, read.captured[0])

@@ -20,19 +20,18 @@ _SAID: WeakKeyDictionary[Engine, dict[Hashable, list[_Ids]]] = WeakKeyDictionary
 
 
 def raw_transcript(cell: Cell, indices: Sequence[int]) -> list[ChainResult]:
-    """The agents before the last, handing over raw caches by reference.
+    """The agents before the last, handing over raw caches by reference, saying again what they said.
 
-    What they say is remembered: other strategies on the same engines hear the same words without their being spoken anew.
+    What they say is remembered: other strategies on the same engines hear the same words without their being spoken anew. It is
+    said again the first time too, since K/V of words that are read differ in rounding from those of words that are sampled.
     """
     raw = cell.through(Raw(), Shared())
     specs = tuple(agent.spec for agent in cell.agents)
     asked = (cell.settings, specs, tuple(cell.prompts(i) for i in indices), tuple(indices))
     known = _SAID.setdefault(cell.agents[-1].engine, {})
-    if asked in known:
-        return _ahead(raw, indices, known[asked])
-    spoken = _ahead(raw, indices, None)
-    known[asked] = [result.new_ids for result in spoken]
-    return spoken
+    if asked not in known:
+        known[asked] = [result.new_ids for result in _ahead(raw, indices, None)]
+    return _ahead(raw, indices, known[asked])
 
 
 def replayed(

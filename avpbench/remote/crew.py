@@ -31,7 +31,7 @@ class RemoteAgent:
     strategy: Strategy
     process: Process
     bandwidth_bps: float | None
-    hold: str | None
+    hold: str | None = None
 
     @property
     def pid(self) -> int:
@@ -99,12 +99,12 @@ class Crew:
             Process(common | {"sources": own}, {place: self._specs[place] for place in own}, link.terms, link.secret) for own in dealt
         ]
 
-    def players(self, strategy: Strategy, hold: str | None = None) -> list[RemoteAgent]:
+    def players(self, strategy: Strategy) -> list[RemoteAgent]:
         """The agents, handing over by this strategy. All processes are started, side by side, before one is waited for."""
         for process in self.processes:
             process.launch()
         rate, processes = self._link.bandwidth_bps, self.processes
-        return [RemoteAgent(k, spec, strategy, processes[k % len(processes)], rate, hold) for k, spec in enumerate(self._specs)]
+        return [RemoteAgent(k, spec, strategy, processes[k % len(processes)], rate) for k, spec in enumerate(self._specs)]
 
     def close(self) -> None:
         """Ends the processes, and closes what the link opened here."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from avpbench import errors
 from avpbench.agents import Job, Outgoing, Recite, Speak, Think, Turned
-from avpbench.core import CacheCard, ModelSpec, Parcel, Prompt
+from avpbench.core import CacheCard, ModelSpec, Parcel
 from avpbench.engine.continuation import Speech
 from avpbench.engine.sampling import Sampling, generator_of
 from avpbench.errors import AvpBenchError, LinkError, cause
@@ -76,10 +76,6 @@ def job_of(row: dict[str, Any]) -> Job:
         Speech(s["max_new_tokens"], generator_of(s["seed"]), None if s["script"] is None else tuple(s["script"])) for s in row["speeches"]
     ]
     return Speak(tuple(speeches), Sampling(**row["sampling"]))
-
-
-def prompt_of(row: dict[str, Any]) -> Prompt:
-    return Prompt(**row)
 
 
 def ticket_of(row: dict[str, Any] | None) -> Ticket | None:

@@ -28,8 +28,7 @@ from avpbench.links.link import Ticket
 from avpbench.links.remote import Remote
 from avpbench.links.shared import Shared
 from avpbench.meter import NO_STAGES, AnyStages, Stages, total
-from avpbench.phases.hop import first_token
-from avpbench.phases.latency import sized
+from avpbench.phases.hop import first_token, sized
 from avpbench.remote import messages as m
 from avpbench.remote import secret as secrets
 from avpbench.remote.terms import require_zmq
@@ -61,7 +60,7 @@ class Desk:
         self._link.outbox.clear()
         turned = self._agent(place, strategy).turn(
             [m.ticket_of(row) for row in asked["messages"]],
-            [m.prompt_of(row) for row in asked["prompts"]],
+            [Prompt(**row) for row in asked["prompts"]],
             m.job_of(asked["job"]),
             m.spec_of(asked["receiver"]),
             asked["capture"],

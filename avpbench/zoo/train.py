@@ -27,6 +27,7 @@ from transformers import AutoTokenizer
 from transformers.utils import logging
 
 from avpbench.engine.identity import weights_id
+from avpbench.engine.mixing import multiplies
 from avpbench.errors import AvpBenchError, ConfigError
 from avpbench.files import write_json
 from avpbench.meter import now_s
@@ -169,7 +170,7 @@ class _Cycle:
         for group in optimizer.param_groups:
             group["lr"] = self.cycle.learning_rate * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / self.cycle.steps)))
         ids, labels = (t.to(self.device) for t in self.feed.next())
-        with torch.autocast(self.device, torch.bfloat16, enabled=_multiplies_bf16(self.device)):
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.device != "cpu" or multiplies(torch.bfloat16)):
             loss, num_learned = loss_of(self.model, ids, labels)
         loss.backward()  # type: ignore[no-untyped-call]
         mean, num_tokens = _share(self.model, loss.item(), num_learned, ids.numel())
@@ -189,11 +190,6 @@ class _Cycle:
             torch.save({f.name: getattr(self.state, f.name) for f in fields(_State)}, fresh)
             os.replace(fresh, self.out / CHECKPOINT)
             self.state.model, self.state.optimizer = {}, {}
-
-
-def _multiplies_bf16(device: str) -> bool:
-    """Whether the device has instructions for products in bfloat16; one that has not would emulate them slowly."""
-    return device != "cpu" or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def _fewest(count: int) -> int:

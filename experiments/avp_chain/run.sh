@@ -7,13 +7,13 @@ study=${STUDY:-avp_chain}
 run() { python -m avpbench -m experiment="$study" "$@"; }
 several=2,3,4,8,16
 case $study in avp_chain | avp_chain_gpu) scripted=1 ;; *) scripted= ;; esac
-if [ $scripted ]; then                                              # contrasts are of 4 and 16 agents; three problems for the curves
+if [ $scripted ]; then                                              # ten problems with 4 and 16 agents, three with the others
     run chain=4,16 "$@"                                             # agents that speak
-    run strategy=raw chain=4,16 think_steps=20 "$@"                 # that think
+    run strategy=raw chain=4,16 think_steps=5,10,20,40 "$@"         # that think
+    run strategy=text chain=4,16 max_agent_tokens=20 "$@"           # that say as many words as there are thoughts
     run chain=1,2,3,8 "$@" limit=3
     run strategy=raw chain=2,3,8 think_steps=20 "$@" limit=3
-    run strategy=raw chain=4,16 think_steps=5,10,40 "$@" limit=3
-    run strategy=text chain=$several max_agent_tokens=20 "$@" limit=3    # as many words as there are thoughts
+    run strategy=text chain=2,3,8 max_agent_tokens=20 "$@" limit=3
     run strategy=raw chain=1 script_tokens=454,1785 "$@" limit=3         # one agent that computes as much as 4 or 16 (equal.py)
     run chain=4,16 script_tokens=20,60,400 think_steps=0,20 "$@" limit=2 # other lengths
 else

@@ -21,8 +21,7 @@ from avpbench.engine.engine import Engine
 from avpbench.engine.load import load, resolve_device, resolve_dtype
 from avpbench.links.shared import Shared
 from avpbench.meter import total
-from avpbench.phases.hop import first_token
-from avpbench.phases.latency import cut
+from avpbench.phases.hop import cut, first_token
 from avpbench.setup import sources_of
 from avpbench.strategies.raw import Raw
 from avpbench.strategies.reprefill import Reprefill
