@@ -13,7 +13,7 @@ from analysis.errors import MismatchedSamples, Missing, Refused
 from analysis.estimates import Estimate, Point, number, point_of, spoken
 from analysis.lines import line_error
 from analysis.metrics import metric
-from analysis.tables import Entry, Table
+from analysis.tables import Entry, Table, joined
 from analysis.timing import FEW
 
 HEADER = ["claim", "theirs", "definition", "ours", "what differs here", "verdict"]
@@ -42,11 +42,15 @@ def table(claims: Sequence[Claim], cells: Sequence[Cell], studies: Mapping[str, 
         else:
             shown.note(f"missing: no records of {claim.study}; run: {run}")
             found = [_Measured()] * len(claim.measures)
-        ours = "; ".join(f"{claim.measures[k].label}: {_shown(claim, k, one.estimate)}" for k, one in enumerate(found) if one.estimate)
+        ours = [
+            Entry(f"{claim.measures[k].label}: {_shown(claim, k, one.estimate)}", one.cells[0], one.cells[1:])
+            for k, one in enumerate(found)
+            if one.estimate
+        ]
         row = [claim.claim, f"{claim.theirs} ({claim.source})", claim.definition]
         first = next((one.cells[0] for one in found if one.estimate), None)
         shown.rows.append(
-            [*map(Entry, row), Entry(ours or "-", first), Entry(claim.differs), Entry(_verdict(claim, found, cells), first)],
+            [*map(Entry, row), joined(ours) if ours else Entry("-"), Entry(claim.differs), Entry(_verdict(claim, found, cells), first)],
         )
     return shown
 
@@ -140,10 +144,10 @@ def _real(cell: Cell) -> bool:
 
 
 def _ruling(claim: Claim, found: Sequence[Estimate]) -> str:
-    """`holds` where every interval lies within the rule, `fails` where one lies outside it, else `unclear`."""
+    """`holds` where every interval lies within the rule, `fails` where one lies outside it, else `unclear`: no difference at all, too."""
     low = -float("inf") if claim.at_least is None else claim.at_least
     high = float("inf") if claim.at_most is None else claim.at_most
     spans = [(one.value if one.low is None else one.low, one.value if one.high is None else one.high) for one in found]
-    if all(low <= a and b <= high for a, b in spans):
+    if all(low <= a and b <= high and not a == b == 0 for a, b in spans):
         return "holds"
     return "fails" if any(b < low or a > high for a, b in spans) else "unclear"

@@ -46,8 +46,10 @@ def _means() -> dict[str, Metric]:
         "prefilled_tokens": ("count", "prefilled tokens a problem"),
         "forward_tokens": ("count", "tokens through a forward pass, a problem"), "wire_bytes": ("bytes", "bytes on the wire, a problem"),
         "cache_bytes": ("bytes", "bytes between hops, a problem"), "peak_cache_bytes": ("bytes", "largest K/V of a turn (bytes)"),
+        "held_bytes": ("bytes", "K/V or words between the last two agents (bytes)"), "hop_bytes": ("bytes", "bytes on the wire, a hop"),
+        "cached_tokens": ("count", "positions that the last agent is handed"), "end_to_end_s": ("s", "seconds a problem, batch 1"),
     }  # fmt: skip
-    counted = {"prefilled_tokens", "forward_tokens", "wire_bytes", "cache_bytes", "peak_cache_bytes", "mean_bits", "scored_bits"}
+    counted = axes.keys() - {"accuracy", "kl", "top1_flips", "end_to_end_s"}
     return {
         name: Metric(_alone(partial(quality.average, name=name, interval=name not in counted)), unit, axis)
         for name, (unit, axis) in axes.items()
@@ -81,8 +83,11 @@ def _clocks() -> dict[str, Metric]:
     return found
 
 
-_IMPLIED = {"s_prompt_implied": Metric(_alone(quality.implied_saving), "%", "prompt tokens saved, from p and m alone")}
-METRICS = _means() | _savings() | _IMPLIED | _differences() | _clocks()
+_PROMPTS = {
+    "s_prompt_implied": Metric(_alone(quality.implied_saving), "%", "prompt tokens saved, from p and m alone"),
+    "prompt_growth": Metric(_alone(quality.growth), "x", "the last agent's prefilled tokens over the first one's"),
+}
+METRICS = _means() | _savings() | _PROMPTS | _differences() | _clocks()
 
 
 def metric(name: str) -> Metric:

@@ -121,10 +121,21 @@ def _counts(row: dict[str, Any]) -> dict[str, float | int | None]:
     carried = [(h["wire_bytes"], h["num_values"]) for h in hops if h["num_values"] and h["wire_bytes"]]
     return {
         "prefilled_tokens": sum(t["prefilled_tokens"] for t in turns) if turns else None,
+        "first_prefilled_tokens": turns[0]["prefilled_tokens"] if turns else None,
+        "last_prefilled_tokens": turns[-1]["prefilled_tokens"] if turns else None,
+        "cached_tokens": turns[-1]["cached_tokens"] if turns else None,
+        "generated_tokens": sum(t["generated_tokens"] for t in turns) if turns else None,
         "forward_tokens": sum(new) if turns else None,
         "pairs": sum(count * (t["cached_tokens"] + count / 2) for count, t in zip(new, turns, strict=True)) if turns else None,
         "wire_bytes": sum(h["wire_bytes"] for h in hops) if hops else None,
+        "hop_bytes": sum(h["wire_bytes"] for h in hops) / len(hops) if hops else None,
+        "held_bytes": _held_bytes(turns[:-1], hops[-1]) if hops else None,
         "cache_bytes": sum(h["cache_bytes"] for h in hops) if hops else None,
         "mean_bits": 8 * sum(b for b, _ in carried) / sum(v for _, v in carried) if carried else None,
         "peak_cache_bytes": max(t["kv_bytes"] for t in turns) if turns else None,
     }
+
+
+def _held_bytes(turns: list[dict[str, Any]], hop: dict[str, Any]) -> int:
+    """What lies between the last two agents: the sender's K/V where the hop carries K/V, else the words said until then."""
+    return turns[-1]["kv_bytes"] if hop["num_values"] else sum(len(t["said"].encode()) for t in turns)

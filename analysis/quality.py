@@ -55,7 +55,8 @@ def _flop(cell: Cell) -> pd.Series:
     work = cell.meta.get("roofline")
     if not work:
         raise NotMeasured(f"{cell.facts['folder']} has no count of operations")
-    return work["token_flop"] * values(cell, "forward_tokens") + work["attention_flop"] * values(cell, "pairs")
+    layers, attention = work["token_flop"] * values(cell, "forward_tokens"), work["attention_flop"] * values(cell, "pairs")
+    return layers + attention + work["head_flop"] * values(cell, "generated_tokens")
 
 
 def _attention_error(cell: Cell, hop: int, layer: int | None = None) -> pd.Series:
@@ -107,6 +108,16 @@ def saving(point: Point, against: Point, name: str) -> Estimate:
     pairs = _matched(point, against, SAVINGS[name])
     value, low, high = mean_ratio(pairs)
     return Estimate(1 - value, 1 - high, 1 - low, sum(map(len, pairs)), (*point.cells, *against.cells))
+
+
+def growth(point: Point) -> Estimate:
+    """The last agent's prefilled tokens over the first one's."""
+    comparable(point.cells)
+    pairs = [
+        np.stack([pooled(cells, f"{which}_prefilled_tokens").to_numpy() for which in ("last", "first")], axis=1)
+        for cells in point.by_seed.values()
+    ]
+    return Estimate(*mean_ratio(pairs), sum(map(len, pairs)), point.cells)
 
 
 def ratio(point: Point, against: Point, name: str) -> Estimate:

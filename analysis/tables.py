@@ -20,11 +20,23 @@ Link = Callable[[Cell], str]
 @final
 @dataclass(frozen=True, eq=False, slots=True)
 class Entry:
-    """One field; `cell` is where its number comes from, if it is one."""
+    """One field; `cell` is where its number comes from, if it is one. A field of several numbers has its text and sources by `parts`."""
 
     text: str
     cell: Cell | None = None
     others: tuple[Cell, ...] = ()  # more that it comes from
+    parts: tuple[Entry, ...] = ()
+
+    @property
+    def sources(self) -> list[Cell]:
+        """Every cell that it comes from."""
+        own = [self.cell, *self.others] if self.cell else []
+        return [*own, *(cell for part in self.parts for cell in part.sources)]
+
+
+def joined(parts: Sequence[Entry]) -> Entry:
+    """Several numbers in one field."""
+    return Entry("; ".join(part.text for part in parts), parts[0].cell, (), tuple(parts))
 
 
 @final
@@ -83,6 +95,8 @@ def _row(fields: Sequence[str]) -> str:
 
 
 def _linked(entry: Entry, link: Link | None) -> str:
+    if entry.parts:
+        return "; ".join(_linked(part, link) for part in entry.parts)
     text = _escaped(entry.text)
     return f"[{text.replace('[', '(').replace(']', ')')}]({link(entry.cell)})" if link and entry.cell else text
 
@@ -106,7 +120,7 @@ def as_csv(table: Table) -> str:
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow([*table.header, "cells"])
     for row in table.rows:
-        cells = dict.fromkeys(cell.hash for entry in row if entry.cell for cell in (entry.cell, *entry.others))
+        cells = dict.fromkeys(cell.hash for entry in row for cell in entry.sources)
         writer.writerow([*(entry.text for entry in row), " ".join(cells)])
     return out.getvalue()
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from synthetic import WORK, write_run
 
-from analysis import divergences, quality, timing
+from analysis import divergences, lines, quality, timing
 from analysis.cells import Cell, cells_of
 from analysis.claims import table as claims_table
 from analysis.declared import Claim, Measure, TableSpec
@@ -41,7 +41,8 @@ def test_savings_are_one_minus_a_ratio_of_means(tmp_path: Path) -> None:
     raw, text = point(write_run(tmp_path, RAW, prefilled=30)), point(write_run(tmp_path, TEXT, prefilled=60))
     assert metric("s_prompt").compute(raw, text).value == pytest.approx(0.5)
     assert metric("s_forward").compute(raw, text).value == pytest.approx(1 - 50 / 80)
-    flop = [WORK.token_flop * 2 * new + WORK.attention_flop * new * (0 + new / 2 + 40 + new / 2) for new in (50, 80)]
+    said = 2 * 20 * WORK.head_flop
+    flop = [WORK.token_flop * 2 * new + WORK.attention_flop * new * (0 + new / 2 + 40 + new / 2) + said for new in (50, 80)]
     assert metric("s_flop").compute(raw, text).value == pytest.approx(1 - flop[0] / flop[1])
     with pytest.raises(Refused, match="name what it is against"):
         metric("s_prompt").compute(raw, None)
@@ -117,6 +118,30 @@ def _half(drawn: Point, ours: Point) -> bool:
 
 def timed(root: Path, entrants: Mapping[str, float] | None = None, **changes: object) -> Path:
     return write_run(root, RAW, 8, entrants=entrants or {"raw": 0.01, "reprefill": 0.08}, **changes)  # type: ignore[arg-type]
+
+
+def test_what_lies_between_the_agents_and_how_prompts_grow(tmp_path: Path) -> None:
+    raw, text = point(write_run(tmp_path, RAW, prefilled=30)), point(write_run(tmp_path, TEXT, prefilled=60))
+    assert metric("held_bytes").compute(raw, None).value == 4096 * 60  # the first agent's K/V
+    assert metric("hop_bytes").compute(raw, None).value == 5000
+    assert metric("cached_tokens").compute(raw, None).value == 40
+    assert metric("prompt_growth").compute(raw, None).value == 1
+    path = text.cells[0].facts["folder"]
+    rows = [json.loads(line) for line in (tmp_path / "t" / path / "samples.jsonl").read_text().splitlines()]
+    for row in rows:
+        row["hops"][0]["num_values"] = None
+        row["turns"][0] |= {"said": "twelve bütes", "prefilled_tokens": 20}
+    (tmp_path / "t" / path / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = point(tmp_path / "t" / path)
+    assert metric("held_bytes").compute(words, None).value == 13
+    assert metric("prompt_growth").compute(words, None).value == 3
+
+
+def test_a_line_is_of_the_problems_that_all_have(tmp_path: Path) -> None:
+    few, many = (point(write_run(tmp_path / str(num), RAW, num=num, right=lambda k: k < 3)) for num in (3, 10))
+    assert lines._means([few, many], "accuracy") == [1.0, 1.0]
+    with pytest.raises(Refused, match="no problem in common"):
+        lines._means([few, replace(many, cells=(replace(many.first, samples=many.first.samples.iloc[3:]),))], "accuracy")
 
 
 def test_clocks_by_hand(tmp_path: Path) -> None:

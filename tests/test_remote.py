@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import no_stop
@@ -27,7 +28,7 @@ from avpbench.phases import latency, quality
 from avpbench.phases.hop import Timing
 from avpbench.records import CLOCKS, Journal, LatencyRecord, SampleRecord
 from avpbench.remote import secret as secrets
-from avpbench.remote.crew import Crew
+from avpbench.remote.crew import Crew, RemoteAgent
 from avpbench.remote.messages import answered, failure, note
 from avpbench.setup import cell_of
 from avpbench.strategies.raw import Raw
@@ -140,6 +141,24 @@ def test_a_sender_that_dies_with_its_parcel_is_an_error_at_once_and_the_samples_
     with within(30), pytest.raises(LinkError, match="went away"):
         players[1].turn([first.out.message], [prompts[1]], jobs[1], None)
     records = list(quality.run(remote, Journal(tmp_path / "samples.jsonl", SampleRecord), no_stop))
+    assert [r.status in ("ok", "truncated") for r in records] == [True] * 6
+
+
+def test_a_problem_alone_outlives_the_death_of_its_sender(remote: Cell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first agent's process is killed as soon as it has laid its parcel ready, in a run of one problem at a time."""
+    turn, killed = RemoteAgent.turn, []
+
+    def deadly(self: RemoteAgent, *given: Any, **named: Any) -> Any:
+        turned = turn(self, *given, **named)
+        if not killed:
+            killed.append(self.pid)
+            os.kill(self.pid, signal.SIGKILL)
+        return turned
+
+    monkeypatch.setattr(RemoteAgent, "turn", deadly)
+    alone = replace(remote, settings=replace(remote.settings, batch_size=1))
+    records = list(quality.run(alone, Journal(tmp_path / "samples.jsonl", SampleRecord), no_stop))
+    assert len(killed) == 1
     assert [r.status in ("ok", "truncated") for r in records] == [True] * 6
 
 

@@ -13,6 +13,7 @@ from test_metrics import ADAPTIVE, cells, point, timed
 
 from analysis import contrasts, quality, strategies, timing
 from analysis.cells import MIXTURE
+from analysis.claims import _ruling
 from analysis.claims import table as claims_table
 from analysis.declared import Claim, ContrastSpec, Declared, Measure
 from analysis.errors import Refused
@@ -59,6 +60,16 @@ def test_a_small_p_is_no_verdict_where_the_interval_holds_no_effect(tmp_path: Pa
     assert contrasts._verdict(SPEC, sure, 1e-9) == "holds"
     assert contrasts._verdict(SPEC, replace(sure, by_seed=(-0.02, 0.01, -0.02)), 1e-9) == "holds, and not in each of 3 training seeds"
     assert contrasts._verdict(SPEC, sure, 0.06) == "no difference shown"
+
+
+def test_no_difference_at_all_is_no_claim_that_holds(tmp_path: Path) -> None:
+    claim = Claim("c", "s", "t", "d", "-", "t", [Measure("m", "kl_difference", {})], "any", {}, at_most=0)
+    same = Estimate(0.0, 0.0, 0.0, 40, ())
+    assert [_ruling(claim, [one]) for one in (same, replace(same, low=-0.1), replace(same, low=0.1, high=0.2))] == [
+        "unclear",
+        "holds",
+        "fails",
+    ]
 
 
 def every(share: float) -> Callable[[int], bool]:

@@ -9,7 +9,7 @@ from typing import TypeVar, final
 from avpbench.cell import Cell
 from avpbench.config import LARGEST_BATCH
 from avpbench.engine.continuation import memory_errors
-from avpbench.errors import AvpBenchError, OutOfMemory
+from avpbench.errors import AvpBenchError, LinkError, OutOfMemory
 from avpbench.progress import progress
 from avpbench.records import FidelityRecord, Journal, SampleRecord
 
@@ -64,16 +64,21 @@ def run_missing(
 
 
 def halving(
-    indices: Sequence[int], compute: Callable[[Sequence[int]], list[R]], failed: Callable[[int, Exception], R], size: Size
-) -> list[R]:
+    indices: Sequence[int], compute: Callable[[Sequence[int]], list[R]], failed: Callable[[int, Exception], R], size: Size,
+    again: bool = False,
+) -> list[R]:  # fmt: skip
     """The records of these problems. A batch that does not fit is halved; one that fails otherwise is run one by one.
 
-    The failure of a single problem is its record: no sample is lost, whatever a model or a device raises.
+    The failure of a single problem is its record: no sample is lost, whatever a model or a device raises. Where a link failed, as by
+    the death of a process, a single problem too is run once more.
     """
     try:
         with memory_errors():
             return compute(indices)
     except Exception as error:
+        if len(indices) == 1 and isinstance(error, LinkError) and not again:
+            _log.warning("problem %d failed (%s); it is done once more", indices[0], error)
+            return halving(indices, compute, failed, size, again=True)
         if len(indices) == 1:
             if not isinstance(error, AvpBenchError):
                 _log.exception("problem %d failed", indices[0])
