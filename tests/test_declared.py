@@ -134,3 +134,13 @@ def test_what_is_compared_has_the_same_problems(study: Declared, tmp_path: Path)
         if limits[0] != limits[1] and {None} not in limits:
             wrong.append(f"{what}: {limits}: {sides}")
     assert not wrong, "\n".join(dict.fromkeys(wrong))
+
+
+def test_claims_of_real_weights_select_one_cell_a_side(tmp_path: Path) -> None:
+    declared = {study.name: study for study in studies(EXPERIMENTS)}
+    wanted = [claim for claim in claims(EXPERIMENTS) if claim.needs == "real"]
+    assert wanted
+    for claim in wanted:
+        made = cells(declared[claim.study], tmp_path)
+        for side in (side for measure in claim.measures for side in (measure.cells, measure.against) if side is not None):
+            assert len([facts for facts in made if all(_is(facts.get(key), value) for key, value in side.items())]) == 1, side
