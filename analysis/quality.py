@@ -149,13 +149,14 @@ def _matched(point: Point, against: Point, name: str) -> list[NDArray[np.float64
 class Contrast:
     """point - against: the effect with its interval, a p, and the least that so many problems would have shown; by seed too.
 
-    Of several training seeds p is the largest of theirs: answers of two models to one problem are no two independent problems.
+    flipped: the share of problems that turned from right to wrong or the reverse, for accuracy alone. Of several training seeds p is the largest of theirs: answers of two models to one problem are no two independent problems.
     """
 
     effect: Estimate
     p: float
     detectable: float
     by_seed: tuple[float, ...]
+    flipped: float | None = None
 
 
 def contrast(point: Point, against: Point, name: str) -> Contrast:
@@ -175,7 +176,8 @@ def contrast(point: Point, against: Point, name: str) -> Contrast:
     seeds = [difference([(bool(other), bool(mine)) for mine, other in g]) for g in groups]
     low, high = (seeds[0].low, seeds[0].high) if len(seeds) == 1 else bootstrap(changes)
     effect = Estimate(float(np.mean(by_seed)), low, high, count, cells)
-    return Contrast(effect, max(one.p for one in seeds), max(one.detectable for one in seeds), by_seed)
+    flipped = sum(one.only_a + one.only_b for one in seeds) / count
+    return Contrast(effect, max(one.p for one in seeds), max(one.detectable for one in seeds), by_seed, flipped)
 
 
 def equal_bits(point: Point, other: Point, name: str) -> None:

@@ -41,7 +41,7 @@ def fill(table: Table, rows: dict[str, Point], reference: str = "raw") -> None:
     if not rows:
         return
     raw, text = rows.get(reference), rows.get("text")
-    table.header[:] = ["strategy", "n", "accuracy", f"against {reference} (points)", "p", "MDD (points)", *_COLUMNS]
+    table.header[:] = ["strategy", "n", "accuracy", f"against {reference} (points)", "flipped", "p", "MDD (points)", *_COLUMNS]
     cells = [cell for point in rows.values() for cell in point.cells]
     place = usual_place(cells)
     for label, point in rows.items():
@@ -70,7 +70,7 @@ def fill(table: Table, rows: dict[str, Point], reference: str = "raw") -> None:
     if len(codes) > 1:
         table.note(f"cells of {len(codes)} versions of the source stand side by side")
     table.note("tokens: through a forward pass, a problem; tokens saved: s_forward against the row `text`")
-    table.note("MDD: the least difference that would have shown (80% power)")
+    table.note("flipped: problems that turned from right to wrong or the reverse; MDD: the least difference that would have shown (80% power)")
 
 
 def _number(table: Table, name: str, point: Point, text: Point | None, place: Place) -> Entry:
@@ -87,17 +87,19 @@ def _number(table: Table, name: str, point: Point, text: Point | None, place: Pl
 
 def _against(table: Table, point: Point, raw: Point | None) -> list[Entry]:
     if raw is None or raw is point:
-        return [Entry("-")] * 3
+        return [Entry("-")] * 4
     try:
         found = quality.contrast(point, raw, "accuracy")
     except NotMeasured:
-        return [Entry("-")] * 3
+        return [Entry("-")] * 4
     except (Refused, MismatchedSamples) as error:
         table.note(f"{point.label} against {raw.label}: refused: {error}")
-        return [Entry("-")] * 3
+        return [Entry("-")] * 4
     first = point.first
+    assert found.flipped is not None
     return [
         Entry(spoken(found.effect, "points"), first),
+        Entry(f"{found.flipped:.1%}", first),
         Entry(f"{found.p:.2g}", first),
         Entry(number(found.detectable, "points")[1:], first),
     ]

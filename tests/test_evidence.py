@@ -111,6 +111,7 @@ def test_the_tables_say_what_the_records_say(trial: Path) -> None:
     by_name = {row[0]: dict(zip(rows[0], row, strict=True)) for row in rows[1:]}
     assert by_name["raw"]["accuracy"].startswith("80.0% [")
     assert by_name["text"]["against raw (points)"].startswith("-10.0 [")
+    assert by_name["text"]["flipped"] == "10.0%", "4 of 40"
     assert by_name["text"]["p"] == "0.12", "4 discordant of 40, all one way: 2 / 2^4"
     assert by_name["text"]["MDD (points)"] == "14.0", "2.8 sqrt(0.1 / 40)"
     assert by_name["raw"]["tokens saved"].startswith("37.5%"), "50 a turn against 80"
