@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,10 @@ from avpbench.summary import REFERENCE
 Where = Mapping[str, Any]
 SOFT = ("projected", "random_direction", "avp_projected")  # what they hand over is read as soft tokens
 MIXTURE = "uniform is a strided mixture of two neighbouring levels where no level costs the budget exactly"
-UNTRAINED = "\u2020 the embedded models were not trained for this: soft tokens, latent steps, or more than 8 agents"
+UNTRAINED = (
+    "\u2020 the embedded models were not trained for this: soft tokens, latent steps, or more than 8 agents; "
+    "avpbench/zoo/README.md says what each was trained for"
+)
 ORGANISM = "an embedded model is a model organism: it shows whether a hand-off carries what it should; its timings measure Python"
 _SAME = ("device", "dtype", "prompts", "data")
 Place = tuple[str, str]  # device and dtype: what the points of one figure, and the rows of one table of times, must share
@@ -55,7 +57,7 @@ class Cell:
     @property
     def untrained(self) -> bool:
         """Whether an embedded model is used as none was trained: soft tokens, latent steps, a chain of more than 8."""
-        handed = [hop["strategy"] for hops in self.samples.get("hops", pd.Series(dtype=str)).head(1) for hop in json.loads(hops)]
+        handed = {kind for kinds in self.samples.get("handed", pd.Series(dtype=str)).dropna().unique() for kind in kinds.split()}
         soft = any(kind in SOFT for kind in (*handed, self.facts.get("strategy")))
         return bool(self.facts.get("model.zoo")) and (soft or bool(self.facts.get("think_steps")) or self.facts.get("chain", 0) > 8)
 

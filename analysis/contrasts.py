@@ -33,7 +33,7 @@ class _Found:
 
 def table(study: Declared, cells: Sequence[Cell]) -> Table:
     """All of a study's contrasts; Holm is over those that the README names, the missing ones counted as p = 1."""
-    shown = Table(f"{study.name}_contrasts", "Contrasts named before the records", [])
+    shown = Table(f"{study.name}_contrasts", "Contrasts", [])
     found: dict[str, tuple[ContrastSpec, _Found]] = {}
     names = []
     for spec in study.contrasts:
@@ -55,12 +55,13 @@ def table(study: Declared, cells: Sequence[Cell]) -> Table:
             shown.note(f"{name}: {one.effect.note}", *one.effect.cells)
     if any(cell.facts.get("model.zoo") for _, one in found.values() for cell in one.effect.cells):
         shown.note(ORGANISM)
-    shown.note(f"Holm over {len(names)} contrasts; MDD: the least difference that would have shown (80% power, 5% level)")
+    shown.note(f"named before the records where the name does not say otherwise; Holm over {len(names)}")
+    shown.note("MDD: the least difference that would have shown (80% power, 5% level)")
     return shown
 
 
 def _measured(spec: ContrastSpec, cells: Sequence[Cell], where: Where, run: str) -> _Found:
-    a, b = (_point(cells, spec.name, where | _filled(side, where), run) for side in (spec.a, spec.b))
+    a, b = (_point(cells, filled(spec.name, where), where | _filled(side, where), run) for side in (spec.a, spec.b))
     if spec.metric in timing.CLOCKS:
         if a.cells != b.cells:
             raise Refused("timings are compared within the same blocks only: a and b must be entrants of one cell")

@@ -110,8 +110,8 @@ def rows_of(folder: Path, kind: str) -> Iterator[dict[str, Any]]:
         yield {"cell": about["cell"]} | row | (_counts(row) if kind == "samples" else {}) | nested
 
 
-def _counts(row: dict[str, Any]) -> dict[str, float | int | None]:
-    """Tokens over all turns and bytes over all hops, so that a table need not open the nested parts.
+def _counts(row: dict[str, Any]) -> dict[str, float | int | str | None]:
+    """Tokens over all turns, bytes over all hops and what these handed over, so that a table need not open the nested parts.
 
     None where the problem failed before a turn was taken. `pairs` is how many (new token, earlier token) pairs attention met;
     `mean_bits` is 8 x bytes / values of what carried K/V.
@@ -133,6 +133,7 @@ def _counts(row: dict[str, Any]) -> dict[str, float | int | None]:
         "cache_bytes": sum(h["cache_bytes"] for h in hops) if hops else None,
         "mean_bits": 8 * sum(b for b, _ in carried) / sum(v for _, v in carried) if carried else None,
         "peak_cache_bytes": max(t["kv_bytes"] for t in turns) if turns else None,
+        "handed": " ".join(sorted({h["strategy"] for h in hops})) if hops else None,
     }
 
 

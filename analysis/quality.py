@@ -28,8 +28,8 @@ def values(cell: Cell, name: str) -> pd.Series:
     column = {"accuracy": "correct", "scored_bits": "mean_bits"}.get(name, name)
     scored_only = name == "mean_bits" and column not in cell.samples and column in cell.fidelity
     frame = cell.fidelity if name in _FIDELITY or scored_only else cell.samples
-    if name in _FIDELITY and cell.facts.get("load") == "dummy":
-        raise Refused(f"{cell.facts['folder']} has random weights: {name} means nothing there")
+    if cell.facts.get("load") == "dummy" and name in (*_FIDELITY, "accuracy"):
+        raise NotMeasured(f"{cell.facts['folder']} has random weights: {name} means nothing there")
     if name == "flop":
         return _flop(cell)
     if name == "nll_difference":
@@ -149,7 +149,8 @@ def _matched(point: Point, against: Point, name: str) -> list[NDArray[np.float64
 class Contrast:
     """point - against: the effect with its interval, a p, and the least that so many problems would have shown; by seed too.
 
-    flipped: the share of problems that turned from right to wrong or the reverse, for accuracy alone. Of several training seeds p is the largest of theirs: answers of two models to one problem are no two independent problems.
+    flipped: the share of problems that turned from right to wrong or the reverse, for accuracy alone. Of several training
+    seeds p is the largest of theirs: answers of two models to one problem are no two independent problems.
     """
 
     effect: Estimate

@@ -69,8 +69,12 @@ def fill(table: Table, rows: dict[str, Point], reference: str = "raw") -> None:
     codes = codes_of(cells)
     if len(codes) > 1:
         table.note(f"cells of {len(codes)} versions of the source stand side by side")
+    if any(cell.facts.get("load") == "dummy" for cell in cells):
+        table.note("random weights: accuracy and KL mean nothing, and are left out")
     table.note("tokens: through a forward pass, a problem; tokens saved: s_forward against the row `text`")
-    table.note("flipped: problems that turned from right to wrong or the reverse; MDD: the least difference that would have shown (80% power)")
+    table.note(
+        "flipped: problems that turned from right to wrong or the reverse; MDD: the least difference that would have shown (80% power)"
+    )
 
 
 def _number(table: Table, name: str, point: Point, text: Point | None, place: Place) -> Entry:

@@ -39,7 +39,8 @@ def rate_text(bits_per_s: float) -> str:
     return f"{bits_per_s:.3g} bps"
 
 
-def _regime(regime: BreakEven) -> str:
+def regime_text(regime: BreakEven) -> str:
+    """Where the hand-off beats re-prefill."""
     if regime.break_even_bps is None:
         return regime.break_even or "-"
     return f"{'>' if regime.break_even == 'above' else '<'} {rate_text(regime.break_even_bps)}"
@@ -106,7 +107,7 @@ def columns(summary: Summary) -> dict[str, str]:
         "eta": _number(times.ttft_host_eta, 2),
         "hand-off": _ms(times.handoff_s) + (" (m)" if times.modelled_s else ""),
         "export": _ms(times.export_s),
-        "break-even": _regime(summary.regime),
+        "break-even": regime_text(summary.regime),
         "F": "-" if summary.regime.reprefill_flops is None else f"{summary.regime.reprefill_flops / 1e12:.3g} TFLOP/s",
         "cache": bytes_text(quality.peak_cache_bytes),
     }

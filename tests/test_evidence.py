@@ -15,9 +15,11 @@ import pytest
 from synthetic import write_run
 from trial import BASE, README, again, declare, made, runs
 
+from analysis.cells import cells_of
 from analysis.errors import Damaged, NoRecords, Undeclared, Unfinished
 from analysis.evidence import stale, write
 from analysis.publish import publish
+from analysis.studies import load
 
 ROOT = Path(__file__).parents[1]
 
@@ -117,13 +119,28 @@ def test_the_tables_say_what_the_records_say(trial: Path) -> None:
     assert by_name["raw"]["tokens saved"].startswith("37.5%"), "50 a turn against 80"
     text = files["BENCHMARKS.md"].decode()
     assert "sensitivity: sensitive; raw is +70.0" in text
-    assert "Holm over 2 contrasts" in text
+    assert "Holm over 2" in text
     assert "holds at 50.0%" in text
     contrasts = list(csv.DictReader(io.StringIO(files["results/tables/trial_contrasts.csv"].decode())))
     assert [row["verdict"] for row in contrasts] == ["no difference shown", "holds, in 1 training seed"]
     clocks = list(csv.DictReader(io.StringIO(files["results/tables/clocks.csv"].decode())))
     assert clocks[0]["speed-up"].startswith("10.0")
     assert float(clocks[0]["eta"]) == pytest.approx(0.3, abs=0.02)
+    found = re.fullmatch(r"> (\d+) Kbps \[(\d+) Kbps, (\d+) Kbps\]", clocks[0]["break-even"])
+    assert found is not None
+    rate, low, high = map(float, found.groups())
+    assert low < rate < high
+    assert rate == pytest.approx(8 * (10_000 - 400) / (1.4 * 0.09) / 1000, rel=0.05)
+
+
+@pytest.mark.parametrize(("handed", "marked"), [("projected", True), ("raw", False)])
+def test_what_no_member_was_trained_for_is_marked_by_what_auto_handed_over(tmp_path: Path, handed: str, marked: bool) -> None:
+    folder = write_run(tmp_path / "runs", ["study=trial", "chain=2", "strategy=auto"])
+    records = folder / "samples.jsonl"
+    records.write_text(records.read_text().replace('"strategy": "raw"', f'"strategy": "{handed}"'))
+    publish("trial", tmp_path / "runs", tmp_path / "published")
+    (cell,) = cells_of(load("trial", tmp_path / "published", text=False))
+    assert cell.untrained == marked
 
 
 def test_a_deleted_cell_is_missed_by_what_depends_on_it_and_by_nothing_else(trial: Path, tmp_path: Path) -> None:
@@ -197,8 +214,9 @@ def test_a_run_whose_gates_failed_is_not_used(tmp_path: Path) -> None:
         files = again(tmp_path, tmp_path / "runs")
         text = files["BENCHMARKS.md"].decode()
         assert why in text
-        assert "70.0%" not in text
-        assert "80.0%" in text
+        rows = {line.split(" | ")[0]: line for line in text.splitlines() if " | [40](" in line}
+        assert "%" not in rows["| text"]
+        assert "80.0%" in rows["| raw"]
         assert "results/figures/accuracy.svg" in files
 
 

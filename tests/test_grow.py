@@ -46,6 +46,21 @@ def test_planting_changes_the_cache_and_no_logit() -> None:
 
 
 @torch.no_grad()
+def test_the_shipped_stress_member_has_what_its_card_says() -> None:
+    """A key bias that towers in the first and the last layer, keys eight times as large in the slowest used pairs."""
+    shipped = AutoModelForCausalLM.from_pretrained(ZOO / "tiny-stress-0", dtype=torch.float32)
+    idle = grow.idle_pairs(32, 128)
+    for layer, wanted in zip(shipped.model.layers, (565.58, 24.72, 19.46, 941.33), strict=True):
+        proj = layer.self_attn.k_proj
+        bias = proj.bias.view(-1, 2, 64)
+        assert bias.norm() == pytest.approx(wanted, rel=1e-3)
+        assert bias[:, :, idle].norm() > 0.8 * bias.norm(), "most of it is where queries are zero"
+        assert not layer.self_attn.q_proj.weight.view(-1, 2, 64, 128)[:, :, idle].any()
+        rows = proj.weight.view(-1, 2, 64, 128).norm(dim=-1).mean(dim=(0, 1))
+        assert rows[[60, 56]].mean() > 4 * rows[[52, 48, 44]].mean()
+
+
+@torch.no_grad()
 def test_idle_pairs_stay_idle_in_training() -> None:
     """Nothing may learn to look where the bias will be: gradients there are zero, weight decay keeps zeros."""
     wide = grow.headed(parent(), 128)

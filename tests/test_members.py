@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from avpbench.config import CONF
 from avpbench.engine import load as loading
 from avpbench.engine.load import ZOO, Source
-from avpbench.errors import ConfigError
+from avpbench.errors import ConfigError, NotFound
 from avpbench.tasks.wordmath import story
 from avpbench.zoo.transcripts import Mix, example
 
@@ -64,9 +64,14 @@ def test_it_was_trained_by_the_recipe_that_is_here(member: str) -> None:
 def test_other_weights_in_a_member_s_folder_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(ZOO / "tiny-0", tmp_path / "tiny-0")
     weights = tmp_path / "tiny-0" / "model.safetensors"
-    broken = bytearray(weights.read_bytes())
-    broken[-1000] ^= 1
-    weights.write_bytes(broken)
+    whole = weights.read_bytes()
     monkeypatch.setattr(loading, "ZOO", tmp_path)
-    with pytest.raises(ConfigError, match=r"not the shipped ones \(digest .*, wanted .*\); reinstall avpbench"):
-        loading.load(Source("tiny", zoo="tiny-0"), CPU, torch.float32)
+    for place, told in (
+        (len(whole) - 1000, r"not the shipped ones \(digest .*, wanted .*\); reinstall avpbench"),
+        (8, "is damaged: its header cannot be read .*fetch the weights again"),
+    ):
+        broken = bytearray(whole)
+        broken[place] ^= 1
+        weights.write_bytes(broken)
+        with pytest.raises((ConfigError, NotFound), match=told):
+            loading.load(Source("tiny", zoo="tiny-0"), CPU, torch.float32)

@@ -17,7 +17,7 @@ from analysis import divergences, lines, quality, timing
 from analysis.cells import Cell, cells_of
 from analysis.claims import table as claims_table
 from analysis.declared import Claim, Measure, TableSpec
-from analysis.errors import MismatchedSamples, Missing, Refused
+from analysis.errors import MismatchedSamples, Missing, NotMeasured, Refused
 from analysis.estimates import Point, number, point_of
 from analysis.metrics import METRICS, metric
 from analysis.stats import sign_flips
@@ -208,10 +208,11 @@ def test_the_floor_is_what_re_prefill_moves(tmp_path: Path) -> None:
     assert quality.floor(point(folder)).value == pytest.approx(0.0975)
 
 
-def test_kl_means_nothing_with_random_weights(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["kl", "accuracy"])
+def test_answers_mean_nothing_with_random_weights(tmp_path: Path, name: str) -> None:
     folder = write_run(tmp_path, (*RAW, "model=qwen0.5b", "model.load=dummy", "task=wordmath"), kl=lambda k: 0.1)
-    with pytest.raises(Refused, match="random weights"):
-        quality.average(point(folder), "kl")
+    with pytest.raises(NotMeasured, match=f"random weights: {name} means nothing"):
+        quality.average(point(folder), name)
 
 
 def test_sign_flips_are_the_exact_test() -> None:

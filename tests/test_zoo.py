@@ -21,7 +21,7 @@ from avpbench.engine.identity import weights_id
 from avpbench.errors import ConfigError
 from avpbench.prompts import ChatTemplate, as_json, fill, prompt
 from avpbench.tasks.wordmath import story
-from avpbench.zoo import member, train
+from avpbench.zoo import checkpoint, member, train
 from avpbench.zoo.corpus import IGNORE, Corpus, Feed
 from avpbench.zoo.transcripts import RIGHT, STANDS, WRONG, Mix, example
 
@@ -184,17 +184,38 @@ def test_training_is_seeded_and_goes_on_after_a_kill(tmp_path: Path) -> None:
 
 
 def test_another_recipe_or_seed_is_refused(tmp_path: Path) -> None:
-    (tmp_path / train.LOG).write_text(json.dumps({"recipe": OmegaConf.to_container(recipe()), "seed": 3, "steps": [], "weights": None}))
+    (tmp_path / train.LOG).write_text(json.dumps(checkpoint.about(recipe(), 3) | {"steps": [], "weights": None}))
     for changed, seed in ((recipe(weight_decay=0.2), 3), (recipe(), 4)):
         with pytest.raises(ConfigError, match="holds a training of another recipe or seed"):
             train.train(changed, tmp_path, seed, "cpu")
 
 
 def test_as_many_processes_as_before(tmp_path: Path) -> None:
-    (tmp_path / train.LOG).write_text(json.dumps({"recipe": OmegaConf.to_container(recipe()), "seed": 3, "steps": [], "weights": None}))
-    torch.save({"feeds": [(0, 0)] * 3}, tmp_path / train.CHECKPOINT)
+    (tmp_path / train.LOG).write_text(json.dumps(checkpoint.about(recipe(), 3) | {"steps": [], "weights": None}))
+    checkpoint.write(tmp_path / train.CHECKPOINT, checkpoint.State(feeds=[(0, 0)] * 3), checkpoint.about(recipe(), 3))
     with pytest.raises(ConfigError, match="begun with processes=3, got 2"):
         train.train(recipe(), tmp_path, 3, "cpu")
+
+
+def test_a_checkpoint_of_another_training_or_of_none_is_refused(tmp_path: Path) -> None:
+    (tmp_path / train.LOG).write_text(json.dumps(checkpoint.about(recipe(), 3) | {"steps": [], "weights": None}))
+    state = checkpoint.State(feeds=[(0, 0)] * 2)
+    for whose in (checkpoint.about(recipe(weight_decay=0.2), 3), checkpoint.about(recipe(), 4)):
+        checkpoint.write(tmp_path / train.CHECKPOINT, state, whose)
+        with pytest.raises(ConfigError, match=r"checkpoint\.pt is of another recipe or seed"):
+            train.train(recipe(), tmp_path, 3, "cpu")
+    whole = (tmp_path / train.CHECKPOINT).read_bytes()
+    for torn in (whole[: len(whole) // 2], b"", b"text"):
+        (tmp_path / train.CHECKPOINT).write_bytes(torn)
+        with pytest.raises(ConfigError, match=r"checkpoint\.pt cannot be read .*remove it"):
+            train.train(recipe(), tmp_path, 3, "cpu")
+
+
+def test_a_training_writes_over_no_shipped_member(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[tuple[object, ...]] = []
+    monkeypatch.setattr(train, "train", lambda *given: begun.append(given))
+    assert train.main(["model=tiny", "seed=1"]) == 0
+    assert begun[0][1:3] == (Path("results/zoo/tiny-1"), 1)
 
 
 def test_a_tokenizer_of_another_member(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -206,7 +227,7 @@ def test_a_tokenizer_of_another_member(monkeypatch: pytest.MonkeyPatch, tmp_path
     assert got.chat_template == wanted.chat_template
     assert got.get_vocab() != AutoTokenizer.from_pretrained(train.HERE / "tiny-0").get_vocab()
     monkeypatch.setattr(member, "HERE", tmp_path)
-    with pytest.raises(ConfigError, match="train model=tiny seed=1 first"):
+    with pytest.raises(ConfigError, match=r"train model=tiny seed=1 out=.* first"):
         member.tokenizer_of(large, 1)
 
 

@@ -13,7 +13,7 @@ import xxhash
 from avpbench import digest
 from avpbench.core import ModelSpec
 from avpbench.engine.vocabulary import meet
-from avpbench.errors import NotFound
+from avpbench.errors import NotFound, cause
 
 
 def weights_id(folder: Path) -> str:
@@ -35,7 +35,10 @@ def _hashed(files: tuple[tuple[Path, int, int], ...]) -> str:
             length = int.from_bytes(opened.read(8), "little")
             if 8 + length > file.stat().st_size:
                 raise NotFound(f"{file} is no safetensors file, or truncated (a pointer of Git LFS?); fetch the weights again")
-            table = json.loads(opened.read(length))
+            try:
+                table = json.loads(opened.read(length))
+            except ValueError as error:
+                raise NotFound(f"{file} is damaged: its header cannot be read ({cause(error)}); fetch the weights again") from error
             table.pop("__metadata__", None)
             for name, row in table.items():
                 start, stop = row["data_offsets"]

@@ -20,7 +20,7 @@ def _trained(name: str, seed: int) -> Path:
     """The folder of a trained member that another one needs."""
     folder = HERE / f"{name}-{seed}"
     if not (folder / "model.safetensors").is_file():
-        raise ConfigError(f"no {folder / 'model.safetensors'} to begin from; train model={name} seed={seed} first")
+        raise ConfigError(f"no {folder / 'model.safetensors'} to begin from; train model={name} seed={seed} out={folder} first")
     return folder
 
 

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import signal
 import sys
 import tempfile
 from contextlib import nullcontext
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
@@ -34,28 +33,15 @@ from avpbench.meter import now_s
 from avpbench.progress import progress, say
 from avpbench.prompts import ChatTemplate
 from avpbench.stop import end_with_parent
+from avpbench.zoo import checkpoint
 from avpbench.zoo.corpus import IGNORE, Corpus, Feed
 from avpbench.zoo.member import HERE, begun, draw, save, tokenizer_of
 from avpbench.zoo.transcripts import Mix
 
 LOG, CHECKPOINT, CURVE = "training.json", "checkpoint.pt", "loss.svg"
+TRAINED = Path("results/zoo")  # where no out=DIR is given
 _CYCLE_STORIES = 10_000_000  # a cycle's stories begin here, so that none comes twice
 _EVERY = 50  # steps between entries of the log
-
-
-@final
-@dataclass(slots=True)
-class _State:
-    """How far a training is: what a checkpoint holds. `feeds`: each process's (pool, place)."""
-
-    cycle: int = 0
-    step: int = 0
-    tokens: int = 0
-    seconds: float = 0.0
-    feeds: list[tuple[int, int]] = field(default_factory=list)
-    log: list[dict[str, float]] = field(default_factory=list)
-    model: dict[str, torch.Tensor] = field(default_factory=dict)
-    optimizer: dict[str, Any] = field(default_factory=dict)
 
 
 def loss_of(model: Any, ids: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, int]:
@@ -73,10 +59,10 @@ def train(recipe: DictConfig, out: Path, seed: int, device: str) -> None:
     `recipe.processes` processes of one thread takes its share of every step: threads of one process wait for each
     other at every small product, and for whatever else runs on the machine.
 
-    Raises ConfigError where `out` holds a training of another recipe or seed.
+    Raises ConfigError where `out` holds a training of another recipe or seed, or a checkpoint that cannot be read.
     """
     out.mkdir(parents=True, exist_ok=True)
-    about = {"recipe": OmegaConf.to_container(recipe), "seed": seed}
+    about = checkpoint.about(recipe, seed)
     path = out / LOG
     if not path.exists():
         tokenizer_of(recipe, seed).save_pretrained(out)
@@ -85,10 +71,11 @@ def train(recipe: DictConfig, out: Path, seed: int, device: str) -> None:
     if {key: before.get(key) for key in about} != about:
         raise ConfigError(f"{out} holds a training of another recipe or seed; choose another out=DIR, or remove the folder to begin anew")
     if before["weights"] is not None:
-        say(f"{out} is trained; remove the folder to begin anew")
+        say(f"{out} is trained: a run has it by model.path={out}; remove the folder to begin anew")
         return
     world = recipe.processes if device == "cpu" else 1
-    if (out / CHECKPOINT).exists() and (begun := len(_State(**torch.load(out / CHECKPOINT)).feeds)) != world:
+    state = checkpoint.read(out / CHECKPOINT, about)
+    if state is not None and (begun := len(state.feeds)) != world:
         raise ConfigError(f"{out} was begun with processes={begun}, got {world}; go on with as many, or remove the folder to begin anew")
     with tempfile.TemporaryDirectory() as meeting:
         spawn(_work, (world, f"file://{meeting}/group", recipe, out, seed, device), nprocs=world, daemon=True)  # type: ignore[no-untyped-call]
@@ -102,9 +89,7 @@ def _work(rank: int, world: int, meeting: str, recipe: DictConfig, out: Path, se
     distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=world)
     if device == "cpu":
         torch.set_num_threads(1)
-    state = _State(feeds=[(0, 0)] * world)
-    if (out / CHECKPOINT).exists():
-        state = _State(**torch.load(out / CHECKPOINT))
+    state = checkpoint.read(out / CHECKPOINT, checkpoint.about(recipe, seed)) or checkpoint.State(feeds=[(0, 0)] * world)
     tokenizer = AutoTokenizer.from_pretrained(out)
     torch.manual_seed(seed)
     model = begun(recipe, seed, len(tokenizer), tokenizer.eos_token_id)
@@ -119,7 +104,7 @@ def _work(rank: int, world: int, meeting: str, recipe: DictConfig, out: Path, se
             number * _CYCLE_STORIES, rank, world,
         )  # fmt: skip
         feed = Feed(corpus, recipe.batch_tokens // world, *state.feeds[rank], _fewest)
-        _Cycle(model, feed, recipe, cycle, state, out, device).go()
+        _Cycle(model, feed, recipe, cycle, state, out, seed, device).go()
         state.cycle, state.step, state.feeds, state.optimizer = number + 1, 0, [(0, 0)] * world, {}
     if rank == 0:
         save(model, recipe, out)
@@ -138,8 +123,9 @@ class _Cycle:
     feed: Feed
     recipe: DictConfig
     cycle: DictConfig
-    state: _State
+    state: checkpoint.State
     out: Path
+    seed: int
     device: str
 
     def go(self) -> None:
@@ -186,9 +172,7 @@ class _Cycle:
         self.state.feeds = places
         if distributed.get_rank() == 0:
             self.state.model, self.state.optimizer = self.model.state_dict(), optimizer.state_dict()
-            fresh = self.out / f"{CHECKPOINT}.new"
-            torch.save({f.name: getattr(self.state, f.name) for f in fields(_State)}, fresh)
-            os.replace(fresh, self.out / CHECKPOINT)
+            checkpoint.write(self.out / CHECKPOINT, self.state, checkpoint.about(self.recipe, self.seed))
             self.state.model, self.state.optimizer = {}, {}
 
 
@@ -214,10 +198,13 @@ def _share(model: Any, loss: float, num_learned: int, num_tokens: int) -> tuple[
 
 
 def _asked(words: list[str]) -> tuple[DictConfig, Path, int, str]:
-    """Recipe, folder, seed and device. Raises ConfigError for a member without a recipe, OmegaConf's errors for an unknown key."""
+    """Recipe, folder (of its own: no member that is here is written over), seed and device.
+
+    Raises ConfigError for a member without a recipe, OmegaConf's errors for an unknown key.
+    """
     given = OmegaConf.from_dotlist(words)
     name, seed = given.pop("model", "tiny"), given.pop("seed", 0)
-    out = Path(given.pop("out", HERE / f"{name}-{seed}"))
+    out = Path(given.pop("out", TRAINED / f"{name}-{seed}"))
     path = HERE / "recipes" / f"{name}.yaml"
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml")))

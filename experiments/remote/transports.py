@@ -1,7 +1,6 @@
 """A parcel of 112 MiB over the loopback between two processes: gRPC streaming and ZeroMQ beside each other, and link=remote itself.
 
-All three fetch the same encoded parcel in chunks of the same sizes into the same decoder, digest compared; blocks in
-random order. `first layer` is when the first layer's keys and values were decoded, as a share of the chunks.
+All three fetch the same encoded parcel in chunks of the same sizes into the same decoder, digest compared; blocks in random order.
 
     pip install 'avpbench[remote]' grpcio && python experiments/remote/transports.py [MiB] [blocks]
 """
@@ -112,15 +111,6 @@ def by_remote(tickets: dict[str, list[Any]]) -> Callable[[int], wire.Decoder]:
     return get
 
 
-def first_layer(buffer: memoryview, chunk: int) -> str:
-    """Which chunk completed the first layer, of how many: a property of the parcel, whatever carries it."""
-    decoder, count = wire.Decoder(), -(-len(buffer) // chunk)
-    for k in range(count):
-        if "values.0" in decoder.feed(buffer[k * chunk : (k + 1) * chunk]):
-            return f"first layer decoded with chunk {k + 1} of {count}"
-    raise AssertionError("the parcel has no first layer")
-
-
 def main(mib: int, blocks: int) -> None:
     job = subprocess.Popen([sys.executable, __file__, "serve", str(mib)], stdout=subprocess.PIPE)
     assert job.stdout is not None
@@ -144,11 +134,10 @@ def main(mib: int, blocks: int) -> None:
         job.kill()
         job.wait()
     print(f"parcel of {size / 2**20:.0f} MiB, two processes on the loopback, digest included; median (fastest) of {blocks} blocks, GB/s")
-    buffer = wire.encode(parcel(mib))
     for chunk in CHUNKS:
         rates = {way: sorted(size / s / 1e9 for s in seconds[way, chunk]) for way in ways}
         shown = ", ".join(f"{way} {values[len(values) // 2]:.2f} ({values[-1]:.2f})" for way, values in rates.items())
-        print(f"chunks of {chunk / 2**20:g} MiB: {shown}; {first_layer(buffer, chunk)}")
+        print(f"chunks of {chunk / 2**20:g} MiB: {shown}")
         used = {way: sorted(processor[way, chunk]) for way in ways}
         print("    processor time of the receiving process, ms: " + ", ".join(f"{w} {1000 * v[len(v) // 2]:.0f}" for w, v in used.items()))
 
