@@ -13,14 +13,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from transports import SECRET, parcel
+import torch
 
 from avpbench import wire
 from avpbench.config import compose
+from avpbench.core import CacheCard, ModelSpec, Parcel
 from avpbench.links.link import Ticket
 from avpbench.links.remote import Remote
 from avpbench.meter import NO_STAGES, now_s
 
+LAYERS, HEADS, HEAD_DIM = 28, 2, 128  # Qwen2.5-1.5B; 4,096 tokens are 112 MiB
+SECRET = b"experiment" * 4
 RATES = ("null", "10Gbps", "1Gbps")
 TIMES = 6  # the first warms up
 
@@ -28,6 +31,14 @@ TIMES = 6  # the first warms up
 def link(rate: str) -> Remote:
     terms = {str(k): v for k, v in compose(["link=remote", f"link.bandwidth={rate}"]).link.items() if k != "_target_"}
     return Remote(SECRET, **terms)
+
+
+def parcel(mib: int) -> Parcel:
+    tokens = mib * 2**20 // (2 * LAYERS * HEADS * HEAD_DIM * 2)
+    spec = ModelSpec("qwen1.5b", "0" * 16, "0" * 16, "qwen2", LAYERS, HEADS, HEAD_DIM, "{}", "bfloat16")
+    torch.manual_seed(0)
+    tensors = {f"{half}.{k}": torch.randn(HEADS, tokens, HEAD_DIM).bfloat16() for k in range(LAYERS) for half in ("keys", "values")}
+    return Parcel(CacheCard("raw", spec, {"span": tokens}), tensors)
 
 
 def serve(mib: int) -> None:

@@ -19,18 +19,16 @@ from typing import Any
 import grpc
 import torch
 import zmq
+from shaped import LAYERS, SECRET, parcel
 
 from avpbench import wire
 from avpbench.config import compose
-from avpbench.core import CacheCard, ModelSpec, Parcel
 from avpbench.links.link import Ticket
 from avpbench.links.remote import Remote
 from avpbench.meter import NO_STAGES, total
 
-LAYERS, HEADS, HEAD_DIM = 28, 2, 128  # Qwen2.5-1.5B; 4,096 tokens are 112 MiB
 CHUNKS = (2**18, 2**20, 2**21, 2**22)
 WINDOW = 8
-SECRET = b"experiment" * 4
 CPU = torch.device("cpu")
 UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 
@@ -38,14 +36,6 @@ UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_le
 def link(chunk: int) -> Remote:
     terms = {str(k): v for k, v in compose(["link=remote", f"link.chunk_bytes={chunk}"]).link.items() if k != "_target_"}
     return Remote(SECRET, **terms)
-
-
-def parcel(mib: int) -> Parcel:
-    tokens = mib * 2**20 // (2 * LAYERS * HEADS * HEAD_DIM * 2)
-    spec = ModelSpec("qwen1.5b", "0" * 16, "0" * 16, "qwen2", LAYERS, HEADS, HEAD_DIM, "{}", "bfloat16")
-    torch.manual_seed(0)
-    tensors = {f"{half}.{k}": torch.randn(HEADS, tokens, HEAD_DIM).bfloat16() for k in range(LAYERS) for half in ("keys", "values")}
-    return Parcel(CacheCard("raw", spec, {"span": tokens}), tensors)
 
 
 def serve(mib: int) -> None:
