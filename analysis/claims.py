@@ -68,7 +68,7 @@ def _measured(claim: Claim, place: int, cells: Sequence[Cell], run: str, shown: 
         shown.note(str(error))
         return _Measured()
     except (Refused, MismatchedSamples) as error:
-        shown.note(f"{claim.claim}: refused: {error}")
+        shown.refuse(claim.claim, error)
         return _Measured(matched)
     if found.note:
         shown.note(f"{claim.claim}, {measure.label}: {found.note}", *found.cells)

@@ -10,7 +10,7 @@ from typing import final
 from analysis import quality, timing
 from analysis.cells import ORGANISM, Cell, trained_organism
 from analysis.declared import ContrastSpec, Declared, Where, combinations, filled
-from analysis.errors import MismatchedSamples, Refused
+from analysis.errors import MismatchedSamples, Missing, Refused
 from analysis.estimates import Estimate, Point, number, point_of, spoken
 from analysis.metrics import metric
 from analysis.stats import holm
@@ -42,9 +42,10 @@ def table(study: Declared, cells: Sequence[Cell]) -> Table:
             names.append(name)
             try:
                 found[name] = spec, _measured(spec, cells, study.where | spec.where | chosen, study.command)
+            except Missing as error:
+                shown.note(str(error))
             except (Refused, MismatchedSamples) as error:
-                text = str(error)
-                shown.note(text if text.startswith("missing") else f"{name}: refused: {text}")
+                shown.refuse(name, error)
     if not found:
         return shown
     shown.header[:] = ["contrast", "n", "effect", "p", "p (Holm)", "MDD", "seeds alike", "verdict"]

@@ -95,7 +95,7 @@ def against(table: Table, point: Point, other: Point | None, name: str = "kl") -
     except NotMeasured:
         return [Entry("-")] * 2
     except (Refused, MismatchedSamples) as error:
-        table.note(f"{point.label} against {other.label}: refused: {error}")
+        table.refuse(f"{point.label} against {other.label}", error)
         return [Entry("-")] * 2
     return [Entry(spoken(found.effect, unit), point.first), Entry(number(found.detectable, unit).lstrip("+"), point.first)]
 

@@ -57,7 +57,7 @@ def _diverges(table: Table, point: Point, reference: Point) -> list[Entry]:
             return [Entry("-")] * 2
         found = contrast(point, reference, "kl")
     except (Refused, MismatchedSamples) as error:
-        table.note(f"KL of {point.label} against {reference.label}: refused: {error}")
+        table.refuse(f"KL of {point.label} against {reference.label}", error)
         return [Entry("-")] * 2
     return [Entry(spoken(found.effect, "nats"), point.first), Entry(f"{found.p:.2g}", point.first)]
 
@@ -104,5 +104,5 @@ def _entrants(cell: Cell) -> list[Table]:
             spent = ", ".join(f"{name} {number(seconds, 's')}" for name, seconds in stages(point).items())
             table.note(f"stages of {entrant}: {spent}")
         except Refused as error:
-            table.note(f"stages of {entrant}: refused: {error}")
+            table.refuse(f"stages of {entrant}", error)
     return [table]

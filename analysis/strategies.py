@@ -82,7 +82,7 @@ def _number(table: Table, name: str, point: Point, text: Point | None, place: Pl
         try:
             in_place(point.cells, place)
         except Refused as error:
-            table.note(f"times of {point.label}: refused: {error}")
+            table.refuse(f"times of {point.label}", error)
             return Entry("-")
     if name != "s_forward":
         return table.number(name, point)
@@ -97,7 +97,7 @@ def _against(table: Table, point: Point, raw: Point | None) -> list[Entry]:
     except NotMeasured:
         return [Entry("-")] * 4
     except (Refused, MismatchedSamples) as error:
-        table.note(f"{point.label} against {raw.label}: refused: {error}")
+        table.refuse(f"{point.label} against {raw.label}", error)
         return [Entry("-")] * 4
     first = point.first
     assert found.flipped is not None
@@ -120,7 +120,7 @@ def _sensitivity(table: Table, rows: dict[str, Point]) -> None:
         best = max((blank, shuffled), key=lambda p: quality.average(p, "accuracy", interval=False).value)
         effect = quality.contrast(raw, best, "accuracy").effect
     except (Refused, MismatchedSamples) as error:
-        table.note(f"sensitivity: refused: {error}")
+        table.refuse("sensitivity", error)
         return
     assert effect.low is not None
     assert effect.high is not None
@@ -135,7 +135,7 @@ def _floor(table: Table, reprefill: Point) -> None:
         table.note("floor: not measured (it needs the fidelity of re-prefill)")
         return
     except Refused as error:
-        table.note(f"floor: refused: {error}")
+        table.refuse("floor", error)
         return
     kl = quality.average(reprefill, "kl", interval=False)
     table.note(

@@ -42,8 +42,8 @@ def joined(parts: Sequence[Entry]) -> Entry:
 @final
 @dataclass(eq=False, slots=True)
 class Table:
-    """`notes` say what is missing, what was refused, and how to read it, each with the cells of its numbers; `prose`: its fields are
-    words, not numbers."""
+    """`notes` say what is missing and how to read it, each with the cells of its numbers; `prose`: its fields are words, not
+    numbers; `refusals`: why a number is refused, and which numbers are."""
 
     name: str
     title: str
@@ -52,10 +52,12 @@ class Table:
     notes: dict[str, tuple[Cell, ...]] = field(default_factory=dict)
     prose: bool = False
     remarks: dict[str, list[Cell]] = field(default_factory=dict)  # what is to be said of some cells' numbers
+    refusals: dict[str, list[str]] = field(default_factory=dict)
 
     def told(self, link: Link | None = None) -> list[str]:
         """The notes, and each remark once with the cells that it is of; with `link`, numbers of notes lead to theirs."""
-        notes = [text + _sources(cells, link) for text, cells in self.notes.items()]
+        notes = [f"{', '.join(dict.fromkeys(what))}: refused: {why}" for why, what in self.refusals.items()]
+        notes += [text + _sources(cells, link) for text, cells in self.notes.items()]
         return [*notes, *(f"{text}: {', '.join(_named(cell, link) for cell in cells)}" for text, cells in self.remarks.items())]
 
     def note(self, text: str, *cells: Cell) -> None:
@@ -69,8 +71,12 @@ class Table:
         except NotMeasured:
             return Entry("-")
         except (Refused, MismatchedSamples) as error:
-            self.note(f"{point.label}, {name}: refused: {error}")
+            self.refuse(f"{point.label}, {name}", error)
             return Entry("-")
+
+    def refuse(self, what: str, error: Exception) -> None:
+        """Says that a number or a row is refused, and why; what is refused for the same reason is said at once."""
+        self.refusals.setdefault(str(error), []).append(what)
 
     def entry(self, estimate: Estimate, unit: str) -> Entry:
         """An estimate as a field; what is to be said of it becomes a remark."""

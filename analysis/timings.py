@@ -55,7 +55,7 @@ def _break_even(table: Table, point: Point) -> tuple[Entry, Entry]:
     except NotMeasured:
         pass
     except Refused as error:
-        table.note(f"{point.label}, break-even: refused: {error}")
+        table.refuse(f"{point.label}, break-even", error)
     return Entry("-"), Entry("-")
 
 
@@ -64,7 +64,7 @@ def _same_place(table: Table, point: Point, cells: Sequence[Cell]) -> bool:
     try:
         in_place(point.cells, usual_place(cells))
     except Refused as error:
-        table.note(f"{point.label}: refused: {error}")
+        table.refuse(point.label, error)
         return False
     return True
 

@@ -19,7 +19,6 @@ xargs -P 4 -I{} bash -c 'trial {}' <<'TRIALS'
 96x4 config.hidden_size=96 config.intermediate_size=288
 128x4-2kv-heads-of-64 config.num_attention_heads=2
 vocabulary-of-512 vocab_size=512
-learning-rate-0.0015 cycles.0.learning_rate=0.0015
 TRIALS
 python - "$out" <<'E2'
 import json, sys
