@@ -56,7 +56,7 @@ class Table:
 
     def told(self, link: Link | None = None) -> list[str]:
         """The notes, and each remark once with the cells that it is of; with `link`, numbers of notes lead to theirs."""
-        notes = [f"{', '.join(dict.fromkeys(what))}: refused: {why}" for why, what in self.refusals.items()]
+        notes = [f"{'; '.join(dict.fromkeys(what))}: refused: {why}" for why, what in self.refusals.items()]
         notes += [text + _sources(cells, link) for text, cells in self.notes.items()]
         return [*notes, *(f"{text}: {', '.join(_named(cell, link) for cell in cells)}" for text, cells in self.remarks.items())]
 

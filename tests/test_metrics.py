@@ -253,7 +253,7 @@ def test_a_line_through_short_chains_is_held_against_the_long_one(tmp_path: Path
     claim = Claim("c", "s", "t", "d", "x", "runs", measures, "any", dict.fromkeys(("holds", "fails", "unclear"), "{0}, off by {1}"), 1)
     assert claims_table([claim], told, {}).rows[0][-1].text.startswith("8.00x, off by -31.5%")
     wrong = Measure("e", "prefilled_tokens", {"strategy": "raw", "chain": 16}, line={"chain": [2, 3]})
-    assert "a line wants a ratio:KEY" in " ".join(claims_table([replace(claim, measures=[wrong])], told, {}).notes)
+    assert "a line wants a ratio:KEY" in " ".join(claims_table([replace(claim, measures=[wrong])], told, {}).told())
 
 
 def test_what_attention_reads_is_told_by_hop_and_by_layer(tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def test_controllers_are_contrasted_at_equal_bits_only(tmp_path: Path) -> None:
     spec = replace(SPEC, each={"controller": ["snapkv"]})
     table = contrasts.table(study(spec), found)
     assert not table.rows
-    assert any("snapkv takes 6.00 true bits, uniform 3.00" in note for note in table.notes), table.notes
+    assert any("snapkv takes 6.00 true bits, uniform 3.00" in note for note in table.told()), table.told()
 
 
 def test_a_small_p_is_no_verdict_where_the_interval_holds_no_effect(tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_times_of_another_device_do_not_stand_beside_the_rest(tmp_path: Path) ->
     table = Table("t", "T", [])
     strategies.fill(table, rows)
     assert [text == "-" for text in column(table, "hand-off")] == [False, True, False]
-    assert any(note.startswith("times of text: refused") and "NVIDIA H100" in note for note in table.notes)
+    assert any(note.startswith("times of text: refused") and "NVIDIA H100" in note for note in table.told())
     assert "-" not in column(table, "accuracy")
 
 
@@ -210,7 +210,7 @@ def test_a_claim_that_wants_a_gpu_and_was_refused_there_says_so(tmp_path: Path) 
     found[0].facts.update(aa_log_ratio_low=-0.2, aa_log_ratio_high=0.3)
     table = claims_table([claim], found, {})
     assert table.rows[0][-1].text == "undecided: refused, as the notes say"
-    assert "A/A is unsound" in " ".join(table.notes)
+    assert "A/A is unsound" in " ".join(table.told())
 
 
 def test_records_of_a_larger_limit_all_count(tmp_path: Path) -> None:

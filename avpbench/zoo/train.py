@@ -111,6 +111,7 @@ def _work(rank: int, world: int, meeting: str, recipe: DictConfig, out: Path, se
         write_json(out / LOG, json.loads((out / LOG).read_text()) | {"steps": state.log, "weights": weights_id(out)})
         draw(state.log, out / CURVE)
         (out / CHECKPOINT).unlink(missing_ok=True)
+    distributed.barrier()  # one that ends before the model is written and fails in ending would take the writer with it
     distributed.destroy_process_group()
 
 
