@@ -6,13 +6,13 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any, final
+from typing import Any, cast, final
 
 import pandas as pd
 
 from analysis.errors import Refused
 from analysis.studies import Study
-from avpbench.records import CLOCKS
+from avpbench.records import LatencyRecord, counted_blocks
 from avpbench.summary import REFERENCE
 
 Where = Mapping[str, Any]
@@ -115,15 +115,12 @@ def _counts(cell: dict[str, Any], parts: dict[str, pd.DataFrame]) -> dict[str, i
 
 
 def _num_blocks(latency: pd.DataFrame, label: str) -> int:
-    """Blocks in which the strategy, and the reference where it ran at all, have every clock."""
+    """Blocks in which the strategy, and the reference where it ran at all, have every clock and did not fall back."""
     if latency.empty:
         return 0
     entrants = {label} | ({REFERENCE} & set(latency.strategy))
-    if "fell_back" in latency:
-        latency = latency[~latency.fell_back]
-    own = latency[~latency.aa & latency.strategy.isin(entrants) & latency.clock.isin(CLOCKS)]
-    count = own.groupby("block")[["strategy", "clock"]].apply(lambda part: len(part.drop_duplicates()))
-    return int((count == len(entrants) * len(CLOCKS)).sum())
+    rows = cast("list[LatencyRecord]", list(latency.assign(fell_back=latency.get("fell_back", False)).itertuples()))
+    return len(counted_blocks(rows, {(entrant, False) for entrant in entrants}))
 
 
 def _facts(study: str, cell: dict[str, Any]) -> dict[str, Any]:
