@@ -12,30 +12,38 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import cell
 from omegaconf import DictConfig, OmegaConf
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from avpbench.core import Turn
+from avpbench.chain import run_chain
 from avpbench.engine.engine import Engine
 from avpbench.engine.identity import weights_id
 from avpbench.errors import ConfigError
-from avpbench.prompts import ChatTemplate, as_json, fill, prompt
+from avpbench.prompts import ChatTemplate, prompt
 from avpbench.tasks.wordmath import story
 from avpbench.zoo import checkpoint, member, train
 from avpbench.zoo.corpus import IGNORE, Corpus, Feed
 from avpbench.zoo.transcripts import RIGHT, STANDS, WRONG, Mix, example
 
 
-def test_training_text_is_what_a_run_renders() -> None:
-    """A text-slot example of training is, word for word, what a chain with strategy=text would ask."""
-    told = story(0, "train", 11)
-    only = Mix(chain=((3, 1),), question=(("first", 1),), slot=(("text", 1),), wrong_plan=0)
-    talks = example(told, random.Random(0), only).conversations
-    turns = [Turn(role, "", talk[0][1]) for role, talk in zip(("planner", "critic"), talks, strict=False)]
-    problem = told.problem("")
-    for place, talk in enumerate(talks):
-        slot = as_json(turns[:place], whole=False) if place else ""
-        assert talk[0][0] == fill(slot, prompt(problem, "first", place, 3).words)
+@pytest.mark.parametrize("question", ["first", "all", "split"])
+@pytest.mark.parametrize(("slot", "strategy"), [("prefix", "raw"), ("text", "text"), ("text_full", "text_full")])
+def test_training_ids_are_those_that_a_run_gives_its_last_agent(tiny: Engine, slot: str, strategy: str, question: str) -> None:
+    """Four agents who say what training makes them say end, through a real chain, in the very ids of the training conversation."""
+    template, stop, index = ChatTemplate(tiny.tokenizer), tiny.tokenizer.eos_token_id, 3
+
+    def only(form: str) -> Mix:
+        return Mix(chain=((4, 1),), question=((question, 1),), slot=((form, 1),), wrong_plan=0, brief=0)
+
+    told = story(0, "train", index, "standard")
+    (talk,) = example(told, random.Random(0), only("prefix")).conversations
+    script = tuple(template.encode(said) for _, said, _ in talk)
+    one = cell(tiny, strategy, chain=4, question=question)
+    prompts = [prompt(told.problem(""), question, place, 4) for place in range(4)]
+    (done,) = run_chain(one.agents, [prompts], one.jobs([0], [script]))
+    trained_on, _ = Corpus(template, stop, 0, "standard", only(slot), False).conversations(index)[-1]
+    assert [*done.state.token_ids, stop] == trained_on
 
 
 def test_a_wrong_plan_is_shown_but_not_learned() -> None:
