@@ -27,20 +27,23 @@ from avpbench.zoo.corpus import IGNORE, Corpus, Feed
 from avpbench.zoo.transcripts import RIGHT, STANDS, WRONG, Mix, example
 
 
+@pytest.mark.parametrize("repeat", [True, False])
 @pytest.mark.parametrize("question", ["first", "all", "split"])
 @pytest.mark.parametrize(("slot", "strategy"), [("prefix", "raw"), ("text", "text"), ("text_full", "text_full")])
-def test_training_ids_are_those_that_a_run_gives_its_last_agent(tiny: Engine, slot: str, strategy: str, question: str) -> None:
+def test_training_ids_are_those_that_a_run_gives_its_last_agent(
+    tiny: Engine, slot: str, strategy: str, question: str, repeat: bool
+) -> None:
     """Four agents who say what training makes them say end, through a real chain, in the very ids of the training conversation."""
     template, stop, index = ChatTemplate(tiny.tokenizer), tiny.tokenizer.eos_token_id, 3
 
     def only(form: str) -> Mix:
-        return Mix(chain=((4, 1),), question=((question, 1),), slot=((form, 1),), wrong_plan=0, brief=0)
+        return Mix(chain=((4, 1),), question=((question, 1),), slot=((form, 1),), wrong_plan=0, brief=not repeat)
 
     told = story(0, "train", index, "standard")
     (talk,) = example(told, random.Random(0), only("prefix")).conversations
     script = tuple(template.encode(said) for _, said, _ in talk)
     one = cell(tiny, strategy, chain=4, question=question)
-    prompts = [prompt(told.problem(""), question, place, 4) for place in range(4)]
+    prompts = [prompt(told.problem(""), question, place, 4, repeat=repeat) for place in range(4)]
     (done,) = run_chain(one.agents, [prompts], one.jobs([0], [script]))
     trained_on, _ = Corpus(template, stop, 0, "standard", only(slot), False).conversations(index)[-1]
     assert [*done.state.token_ids, stop] == trained_on
@@ -72,13 +75,6 @@ def test_a_brief_chain_says_no_plan_twice() -> None:
     right = Mix(chain=((4, 1),), question=(("first", 1),), slot=(("prefix", 1),), wrong_plan=0, brief=1)
     ((_, critic, refined, _),) = example(story(0, "train", 3), random.Random(0), right).conversations
     assert (critic[1], refined[1]) == (RIGHT, STANDS)
-
-
-def test_a_right_plan_s_refiner_in_a_run_is_told_what_training_told(tiny: Engine) -> None:
-    problem = story(0, "train", 5).problem("")
-    only = Mix(chain=((4, 1),), question=(("first", 1),), slot=(("prefix", 1),), wrong_plan=0, brief=1)
-    ((_, _, refined, _),) = example(story(0, "train", 5), random.Random(0), only).conversations
-    assert refined[0] == prompt(problem, "first", 2, 4, repeat=False).words
 
 
 def feed_of(tiny: Engine, mix: Mix, learn_prompts: bool, **at: int) -> Feed:
