@@ -26,7 +26,8 @@ def stack(panel: Panel, ax: Any) -> None:
         if point is None:
             continue
         try:
-            found[label] = timing.stages(point)
+            found[label], residual = timing.stages(point)
+            panel.remarks.append(f"Stages leave {residual:+.1%} of {label} unexplained.")
             panel.nums.append(len(timing.blocks(point, "stages", (point.entrant,))))
         except Refused as error:
             panel.refused.append(f"{label}: {error}")

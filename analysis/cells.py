@@ -24,7 +24,7 @@ UNTRAINED = (
 )
 ORGANISM = "an embedded model is a model organism: it shows whether a hand-off carries what it should; its timings measure Python"
 _SAME = ("device", "dtype", "prompts", "data")
-Place = tuple[str, str]  # device and dtype: what the points of one figure, and the rows of one table of times, must share
+Place = tuple[str, ...]  # device, dtype, wording; of times also processor and threads: what points of a figure and rows of a table share
 _SHORT = {  # facts that studies select by, and where the config has them
     "variant": "model.variant", "load": "model.load", "level": "task.level", "fraction": "strategy.fraction",
     "requantize": "strategy.requantize", "draw": "strategy.controller.seed",
@@ -169,24 +169,24 @@ def same_clock(cells: Sequence[Cell]) -> None:
             raise Refused(f"their times differ in {key} ({named})")
 
 
-def usual_place(cells: Sequence[Cell]) -> Place:
-    """The device and dtype of most of these cells."""
-    return Counter(map(_place, cells)).most_common(1)[0][0]
+def usual_place(cells: Sequence[Cell], timed: bool = False) -> Place:
+    """Where most of these cells ran; `timed`: those that were timed, where any were."""
+    cells = [cell for cell in cells if timed and cell.ran("latency")] or cells
+    return Counter(_place(cell, timed) for cell in cells).most_common(1)[0][0]
 
 
-def in_place(cells: Sequence[Cell], place: Place) -> None:
-    """Raises Refused where a cell may not be used, or ran on another device or in another dtype than what it would stand beside."""
+def in_place(cells: Sequence[Cell], place: Place, timed: bool = False) -> None:
+    """Raises Refused where a cell may not be used, or ran on another device, in another dtype or with other prompts than what it would
+    stand beside; `timed`: or on another processor, or as many threads not."""
     usable(cells)
     for cell in cells:
-        if _place(cell) != place:
-            raise Refused(
-                f"{cell.facts['folder']} ran on {' in '.join(_place(cell))}, and what it would stand beside on {' in '.join(place)}"
-            )
+        if (own := _place(cell, timed)) != place:
+            raise Refused(f"{cell.facts['folder']} ran with {', '.join(own)}, and what it would stand beside with {', '.join(place)}")
 
 
-def _place(cell: Cell) -> Place:
-    identity = cell.meta["identity"]
-    return str(identity["device"]), str(identity["dtype"])
+def _place(cell: Cell, timed: bool) -> Place:
+    found = [str(cell.meta["identity"][key]) for key in ("device", "dtype", "prompts")]
+    return tuple(found + [f"{key} {cell.meta.get(key)}" for key in ("processor", "threads") if timed])
 
 
 def codes_of(cells: Iterable[Cell]) -> set[str]:

@@ -48,9 +48,8 @@ def table(claims: Sequence[Claim], cells: Sequence[Cell], studies: Mapping[str, 
             if one.estimate
         ]
         row = [claim.claim, f"{claim.theirs} ({claim.source})", claim.definition]
-        first = next((one.cells[0] for one in found if one.estimate), None)
         shown.rows.append(
-            [*map(Entry, row), joined(ours) if ours else Entry("-"), Entry(claim.differs), Entry(_verdict(claim, found, cells), first)],
+            [*map(Entry, row), joined(ours) if ours else Entry("-"), Entry(claim.differs), Entry(_verdict(claim, found, cells))]
         )
     return shown
 

@@ -9,12 +9,12 @@ from analysis.cells import MIXTURE, ORGANISM, Cell
 from analysis.declared import TableSpec, Where
 from analysis.errors import MismatchedSamples, NotMeasured, Refused
 from analysis.estimates import Point, number, spoken
-from analysis.tables import Entry, Table, empty_tables, points
+from analysis.tables import Entry, Table, count_of, empty_tables, points
 
 DRAWS = 8  # of a random controller, at least
 _HEADER = [
-    "controller", "n of KL", "true bits", "KL", "median", "p99", "KL - uniform", "MDD", "KL - its random", "share of gap",
-    "n of accuracy", "accuracy", "accuracy - uniform (points)",
+    "controller", "n of KL", "true bits", "KL", "median", "p99", "KL - uniform", "MDD", "KL - its random", "MDD", "share of gap",
+    "n of accuracy", "accuracy", "accuracy - uniform (points)", "MDD",
 ]  # fmt: skip
 
 
@@ -34,28 +34,27 @@ def _fill(table: Table, rows: dict[str, Point]) -> None:
     uniform, oracle = rows.get("uniform"), rows.get("oracle")
     for label, point in rows.items():
         own = rows.get(f"random {label}", rows.get("random"))
-        first = point.first.facts
         table.rows.append(
             [
                 Entry(label),
-                Entry(str(first["num_scored"]), point.first),
+                count_of(point, "num_scored"),
                 bits(table, point),
                 table.number("kl", point),
                 _quantile(point, 0.5),
                 _quantile(point, 0.99),
                 *against(table, point, uniform),
-                against(table, point, own)[0],
+                *against(table, point, own),
                 _share(table, point, own, oracle),
-                Entry(str(first["num_samples"]), point.first),
+                count_of(point, "num_samples"),
                 table.number("accuracy", point),
-                against(table, point, uniform, "accuracy")[0],
+                *against(table, point, uniform, "accuracy"),
             ]
         )
         _draws(table, point)
     if any(cell.facts.get("model.zoo") for point in rows.values() for cell in point.cells):
         table.note(ORGANISM)
     table.note("KL in nats a token of the gold continuation; differences are paired by problem, below zero is better")
-    table.note("MDD: the least difference in KL from uniform that would have shown (80% power, 5% level)")
+    table.note("MDD: the least difference to the left of it that would have shown (80% power, 5% level)")
     table.note(MIXTURE)
     table.note("share of gap: (random - it) / (random - oracle), left out where random and oracle cannot be told apart")
     shares = {label: _share(table, uniform, point, oracle).text for label, point in rows.items() if uniform and label.startswith("random ")}
@@ -76,7 +75,7 @@ def _quantile(point: Point, share: float) -> Entry:
         found = quality.quantile(point, "kl", share)
     except Refused:
         return Entry("-")
-    return Entry(f"{found.value:.4g}", point.first)
+    return Entry(f"{found.value:.4g}", point.first, point.cells[1:])
 
 
 def bits(table: Table, point: Point) -> Entry:
@@ -97,7 +96,8 @@ def against(table: Table, point: Point, other: Point | None, name: str = "kl") -
     except (Refused, MismatchedSamples) as error:
         table.refuse(f"{point.label} against {other.label}", error)
         return [Entry("-")] * 2
-    return [Entry(spoken(found.effect, unit), point.first), Entry(number(found.detectable, unit).lstrip("+"), point.first)]
+    texts = spoken(found.effect, unit), number(found.detectable, unit).lstrip("+")
+    return [Entry(text, point.first, found.effect.cells[1:]) for text in texts]
 
 
 def _share(table: Table, point: Point | None, random: Point | None, oracle: Point | None) -> Entry:

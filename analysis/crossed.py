@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from analysis import controllers
 from analysis.cells import ORGANISM, Cell
 from analysis.declared import TableSpec, Where
-from analysis.tables import Entry, Table, empty_tables, points
+from analysis.tables import Entry, Table, count_of, empty_tables, points
 
 
 def tables(spec: TableSpec, cells: Sequence[Cell], where: Where, run: str) -> list[Table]:
@@ -19,8 +19,9 @@ def tables(spec: TableSpec, cells: Sequence[Cell], where: Where, run: str) -> li
             _row(table, label, spec, cells, shared | own, run)
         if table.rows:
             first, *others = spec.columns
-            table.header[:] = ["codec", "n", "true bits", first, *(part for name in others for part in (name, f"{name} - {first}"))]
+            table.header[:] = ["codec", "n", "true bits", first, *(part for name in others for part in (name, f"{name} - {first}", "MDD"))]
             table.note("KL in nats a token; a difference is paired by problem and below zero where the controller is better")
+            table.note("MDD: the least difference to the left of it that would have shown (80% power, 5% level)")
         found.append(table)
     return found
 
@@ -32,12 +33,12 @@ def _row(table: Table, label: str, spec: TableSpec, cells: Sequence[Cell], where
         return
     base = found.get(next(iter(rows)))
     some = next(iter(found.values()))
-    row = [Entry(label), Entry(str(some.first.facts.get("num_scored") or "-"), some.first), controllers.bits(table, some)]
+    row = [Entry(label), count_of(some, "num_scored"), controllers.bits(table, some)]
     for place, name in enumerate(rows):
         point = found.get(name)
         row.append(Entry("-") if point is None else table.number("kl", point))
         if place:
-            row.append(Entry("-") if point is None else controllers.against(table, point, base)[0])
+            row += [Entry("-")] * 2 if point is None else controllers.against(table, point, base)
     table.rows.append(row)
     if any(cell.facts.get("model.zoo") for point in found.values() for cell in point.cells):
         table.note(ORGANISM)

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 
 from analysis import quality
-from analysis.cells import Cell
+from analysis.cells import ORGANISM, Cell
 from analysis.declared import TableSpec, Where
 from analysis.errors import MismatchedSamples, Refused
 from analysis.estimates import Estimate, Point
@@ -32,6 +32,8 @@ def _fill(table: Table, rows: dict[str, Point]) -> None:
     table.header[:] = ["strategy", *columns]
     for label, point in rows.items():
         table.rows.append([Entry(label, point.first), *(_entry(table, point, name, unit) for name, unit in columns.values())])
+    if any(cell.facts.get("model.zoo") for point in rows.values() for cell in point.cells):
+        table.note(ORGANISM)
     table.note(
         "read: how far what the gold continuation's queries read is from what they read of raw, as a share of its norm; after each hop,"
         " a mean over layers, and after the last one by layer; below zero of NLL is better than raw"

@@ -16,7 +16,7 @@ from analysis.errors import Damaged
 from analysis.figures import Drawn, draw
 from analysis.publish import LIMIT_BYTES, PUBLISHED, folder_bytes
 from analysis.studies import load, names, transcripts
-from analysis.tables import Table, as_csv, markdown
+from analysis.tables import Link, Table, as_csv, markdown
 
 OUTPUTS = ("results/figures", "results/tables", "results/cells")
 _TABLES = {
@@ -97,24 +97,27 @@ def outputs(evidence: Evidence, published: Path = PUBLISHED) -> dict[str, bytes]
 
 
 def _benchmarks(evidence: Evidence) -> str:
-    parts = [_HEAD, markdown(evidence.claims, pages.path, level=2)]
+    labels = {cell: f"c{place}" for place, cell in enumerate(evidence.cells)}
+    parts = [_HEAD, markdown(evidence.claims, labels.__getitem__, level=2)]
     parts += [f"> {problem}\n" for problem in evidence.problems]
-    parts += [_told(chapter) for chapter in evidence.chapters if chapter.published or not chapter.study.optional]
-    return "\n".join(parts)
+    shown = [chapter for chapter in evidence.chapters if chapter.published or not chapter.study.optional]
+    parts += [_told(chapter, labels.__getitem__) for chapter in shown]
+    parts += [f"[{label}]: {pages.path(cell)}" for cell, label in labels.items()]
+    return "\n".join(parts) + "\n"
 
 
-def _told(chapter: Chapter) -> str:
+def _told(chapter: Chapter, link: Link) -> str:
     study = chapter.study
     lines = [f"## {study.title}", "", f"{study.question} ([how](experiments/{study.folder}/README.md))", ""]
     if study.organism:
         lines += [f"{ORGANISM[0].upper()}{ORGANISM[1:]}.", ""]
     if not chapter.published:
         lines += [f"- missing: no records of `{study.name}`; run: `{study.command}`, then `python -m analysis publish {study.name}`", ""]
-    lines += [markdown(table, pages.path) for table in chapter.tables]
+    lines += [markdown(table, link) for table in chapter.tables]
     for figure in chapter.figures:
         if figure.files:
             lines += [f"![{figure.name}](results/figures/{figure.name}.svg)", "", f"**{figure.name}.** {figure.caption}", ""]
-            lines += [f"- cells: {', '.join(f'[{cell.hash}]({pages.path(cell)})' for cell in figure.cells)}", ""]
+            lines += [f"- cells: {', '.join(f'[{cell.hash}][{link(cell)}]' for cell in figure.cells)}", ""]
         else:
             lines += [f"**{figure.name}** is not drawn.", ""]
         lines += [*(f"- {gap}" for gap in figure.gaps), *([""] if figure.gaps else [])]

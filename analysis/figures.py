@@ -11,7 +11,7 @@ from matplotlib import pyplot
 
 from analysis import style
 from analysis.barplots import stack, winners
-from analysis.cells import Cell, Where
+from analysis.cells import ORGANISM, Cell, Where
 from analysis.declared import FigureSpec
 from analysis.lineplot import lines
 from analysis.panel import Panel
@@ -65,5 +65,6 @@ def _caption(spec: FigureSpec, panels: Sequence[Panel], nums: Sequence[int]) -> 
     if not nums:
         return spec.caption
     count = f"{min(nums)}" if min(nums) == max(nums) else f"{min(nums)} to {max(nums)}"
-    remarks = " ".join(dict.fromkeys(text for panel in panels for text in panel.remarks))
+    organisms = [f"{ORGANISM[0].upper()}{ORGANISM[1:]}."] if any(c.facts.get("model.zoo") for panel in panels for c in panel.drawn) else []
+    remarks = " ".join(dict.fromkeys([*organisms, *(text for panel in panels for text in panel.remarks)]))
     return f"{spec.caption} n = {count} (problems, or blocks where seconds are shown) a point; bars are 95% intervals. {remarks}".strip()

@@ -43,7 +43,8 @@ def page(cell: Cell, transcripts: pd.DataFrame) -> str:
         for _, row in transcripts.sort_values("sample_id").head(SHOWN).iterrows():
             lines += _transcript(row)
     elif not cell.facts["num_samples"]:
-        lines += ["No agent spoke here: the run only scored the gold continuation.", ""]
+        did = {"timed hand-offs": cell.ran("latency"), "scored the gold continuation": cell.ran("fidelity")}
+        lines += [f"No agent spoke here: the run only {' and '.join(what for what, was in did.items() if was)}.", ""]
     return "\n".join(lines).rstrip() + "\n"
 
 

@@ -32,7 +32,12 @@ class Panel:
     @property
     def place(self) -> Place:
         """Where most of the study's cells ran: what a figure draws beside each other ran there."""
-        return usual_place(self.cells)
+        return usual_place(self.cells, self.timed)
+
+    @property
+    def timed(self) -> bool:
+        """Whether it draws seconds or ratios of them."""
+        return self.spec.kind != "lines" or metric(self.spec.metric).unit in ("s", "x")
 
     def point(self, label: str, own: Where, x: object = None) -> Point | None:
         """The cells of a line at x; None, noted, where there are none."""
@@ -40,7 +45,7 @@ class Panel:
         entrant = chosen.pop("entrant", None)
         try:
             found = point_of(self.cells, label, chosen, entrant)
-            in_place(found.cells, self.place)
+            in_place(found.cells, self.place, self.timed)
             self.drawn += [cell for cell in found.cells if cell not in self.drawn]
             return found
         except Missing:

@@ -125,6 +125,7 @@ def _counts(row: dict[str, Any]) -> dict[str, float | int | str | None]:
         "last_prefilled_tokens": turns[-1]["prefilled_tokens"] if turns else None,
         "cached_tokens": turns[-1]["cached_tokens"] if turns else None,
         "generated_tokens": sum(t["generated_tokens"] for t in turns) if turns else None,
+        "latent_steps": sum(t["latent_steps"] for t in turns) if turns else None,
         "forward_tokens": sum(new) if turns else None,
         "pairs": sum(count * (t["cached_tokens"] + count / 2) for count, t in zip(new, turns, strict=True)) if turns else None,
         "wire_bytes": sum(h["wire_bytes"] for h in hops) if hops else None,

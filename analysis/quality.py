@@ -15,12 +15,14 @@ from analysis.cells import Cell, comparable, same_clock
 from analysis.errors import NotMeasured, Refused
 from analysis.estimates import Estimate, Point
 from analysis.stats import bootstrap, difference, mean_ratio, paired, sign_flips
+from analysis.timing import FEW, PROCESSES
 from avpbench.aggregate import wilson
 
 _FIDELITY = ("kl", "nll", "raw_nll", "top1_flips", "scored_bits")
 EQUAL = 0.02  # the share by which true bits may differ in one comparison
 SAVINGS = {"s_prompt": "prefilled_tokens", "s_forward": "forward_tokens", "s_flop": "flop"}
 FLOOR = 0.975
+TIMED = 3  # problems, below which a mean of their seconds has no interval
 
 
 def values(cell: Cell, name: str) -> pd.Series:
@@ -46,9 +48,18 @@ def values(cell: Cell, name: str) -> pd.Series:
     found = frame.set_index("sample_id")[column].astype(float).dropna()
     if name != "end_to_end_s":
         return found
-    if len(found) < 2:
-        raise Refused(f"{cell.facts['folder']} has one timed problem, and the first pays for kernels and allocations; give limit=2 or more")
-    return found.iloc[1:]
+    later = found[found.groupby(_process(cell).reindex(found.index)).cumcount() > 0]
+    if later.empty:
+        raise Refused(
+            f"{cell.facts['folder']} timed one problem a process, and the first pays for kernels and allocations; give limit=2 or more"
+        )
+    return later
+
+
+def _process(cell: Cell) -> pd.Series:
+    """The process of each problem; "" where records do not say."""
+    frame = cell.samples.set_index("sample_id")
+    return frame["process"].fillna("") if "process" in frame else pd.Series("", index=frame.index)
 
 
 def _flop(cell: Cell) -> pd.Series:
@@ -56,7 +67,7 @@ def _flop(cell: Cell) -> pd.Series:
     if not work:
         raise NotMeasured(f"{cell.facts['folder']} has no count of operations")
     layers, attention = work["token_flop"] * values(cell, "forward_tokens"), work["attention_flop"] * values(cell, "pairs")
-    return layers + attention + work["head_flop"] * values(cell, "generated_tokens")
+    return layers + attention + work["head_flop"] * (values(cell, "generated_tokens") + values(cell, "latent_steps"))
 
 
 def _attention_error(cell: Cell, hop: int, layer: int | None = None) -> pd.Series:
@@ -85,6 +96,8 @@ def average(point: Point, name: str, interval: bool = True) -> Estimate:
     value, count = float(np.mean([g.mean() for g in groups])), sum(map(len, groups))
     if not interval:
         return Estimate(value, None, None, count, point.cells)
+    if name == "end_to_end_s" and count < TIMED:
+        return Estimate(value, None, None, count, point.cells, f"{count} timed problems")
     low, high = wilson(int(groups[0].sum()), len(groups[0])) if name == "accuracy" and len(point.cells) == 1 else bootstrap(groups)
     return Estimate(value, low, high, count, point.cells)
 
@@ -122,9 +135,15 @@ def growth(point: Point) -> Estimate:
 
 def ratio(point: Point, against: Point, name: str) -> Estimate:
     """The other's mean over this one's, of the same problems."""
-    pairs = _matched(against, point, name)
-    note = "each side in a process of its own, not in blocks" if name.endswith("_s") else ""
-    return Estimate(*mean_ratio(pairs), sum(map(len, pairs)), (*point.cells, *against.cells), note)
+    pairs, cells = _matched(against, point, name), (*point.cells, *against.cells)
+    value, low, high = mean_ratio(pairs)
+    count = sum(map(len, pairs))
+    if not name.endswith("_s"):
+        return Estimate(value, low, high, count, cells)
+    processes = min(_process(cell).nunique() for cell in cells)
+    few = f", and {processes} of {PROCESSES} {FEW}" if processes < PROCESSES else ""
+    note = f"each side in a process of its own, not in blocks{few}; the interval is over problems"
+    return Estimate(value, low, high, count, cells, note) if count >= TIMED else Estimate(value, None, None, count, cells, note)
 
 
 def _matched(point: Point, against: Point, name: str) -> list[NDArray[np.float64]]:
@@ -175,7 +194,8 @@ def contrast(point: Point, against: Point, name: str) -> Contrast:
     if any(((g != 0) & (g != 1)).any() for g in groups):
         raise Refused(f"{point.label} against {against.label}: accuracy over several random draws is not a yes or no")
     seeds = [difference([(bool(other), bool(mine)) for mine, other in g]) for g in groups]
-    low, high = (seeds[0].low, seeds[0].high) if len(seeds) == 1 else bootstrap(changes)
+    alike = len(seeds) == 1 or not any(c.any() for c in changes)  # resampling nothing but zeros says nothing
+    low, high = (min(s.low for s in seeds), max(s.high for s in seeds)) if alike else bootstrap(changes)
     effect = Estimate(float(np.mean(by_seed)), low, high, count, cells)
     flipped = sum(one.only_a + one.only_b for one in seeds) / count
     return Contrast(effect, max(one.p for one in seeds), max(one.detectable for one in seeds), by_seed, flipped)

@@ -35,7 +35,7 @@ def compare(given: Sequence[Path]) -> Table:
     table = Table("compare", f"Runs, each against {reference}", [])
     strategies.fill(table, points, reference)
     if points[reference].first.facts["num_scored"]:
-        table.header += [f"KL against {reference}", "p"]
+        table.header += [f"KL against {reference}", "p", "MDD"]
         for row, point in zip(table.rows, points.values(), strict=True):
             row += _diverges(table, point, points[reference])
     return table
@@ -51,15 +51,16 @@ def _usual(points: Mapping[str, Point]) -> str | None:
 
 
 def _diverges(table: Table, point: Point, reference: Point) -> list[Entry]:
-    """How much more KL it has on the same problems, and a p."""
+    """How much more KL it has on the same problems, a p, and the least difference that would have shown."""
     try:
         if point is reference:
-            return [Entry("-")] * 2
+            return [Entry("-")] * 3
         found = contrast(point, reference, "kl")
     except (Refused, MismatchedSamples) as error:
         table.refuse(f"KL of {point.label} against {reference.label}", error)
-        return [Entry("-")] * 2
-    return [Entry(spoken(found.effect, "nats"), point.first), Entry(f"{found.p:.2g}", point.first)]
+        return [Entry("-")] * 3
+    texts = spoken(found.effect, "nats"), f"{found.p:.2g}", number(found.detectable, "nats")
+    return [Entry(text, point.first, found.effect.cells[1:]) for text in texts]
 
 
 def _points(given: Sequence[Path]) -> dict[str, Point]:
@@ -101,8 +102,9 @@ def _entrants(cell: Cell) -> list[Table]:
         point = Point(entrant, (cell,), entrant)
         table.rows.append([Entry(entrant), *(table.number(name, point) for name in names)])
         try:
-            spent = ", ".join(f"{name} {number(seconds, 's')}" for name, seconds in stages(point).items())
-            table.note(f"stages of {entrant}: {spent}")
+            spent, residual = stages(point)
+            parts = ", ".join(f"{name} {number(seconds, 's')}" for name, seconds in spent.items())
+            table.note(f"stages of {entrant}: {parts}; unexplained: {residual:+.1%}")
         except Refused as error:
             table.refuse(f"stages of {entrant}", error)
     return [table]

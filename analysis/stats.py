@@ -86,16 +86,19 @@ def tango(only_b: int, only_a: int, count: int) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def bootstrap(groups: Sequence[Sequence[float] | NDArray[np.float64]], seed: int = 0, draws: int = 2_000) -> tuple[float, float]:
+def bootstrap(
+    groups: Sequence[Sequence[float] | NDArray[np.float64]], seed: int = 0, draws: int = 2_000, by_size: bool = False
+) -> tuple[float, float]:
     """95% percentile interval of the mean of means, resampling groups and then values within each.
 
-    Groups are processes and their blocks, or training seeds and their problems; a single group is resampled within only.
+    Groups are processes and their blocks (`by_size`: of all blocks alike, however many a process has), or training seeds and their
+    problems; a single group is resampled within only.
     """
-    return _bootstrap(tuple(np.asarray(g, dtype=np.float64).tobytes() for g in groups if len(g)), seed, draws)
+    return _bootstrap(tuple(np.asarray(g, dtype=np.float64).tobytes() for g in groups if len(g)), seed, draws, by_size)
 
 
 @lru_cache(maxsize=4096)
-def _bootstrap(groups: tuple[bytes, ...], seed: int, draws: int) -> tuple[float, float]:
+def _bootstrap(groups: tuple[bytes, ...], seed: int, draws: int, by_size: bool) -> tuple[float, float]:
     """By the values themselves: tables, figures and claims ask for the same intervals."""
     rng = np.random.default_rng(seed)
     arrays = [np.frombuffer(group, dtype=np.float64) for group in groups]
@@ -104,7 +107,8 @@ def _bootstrap(groups: tuple[bytes, ...], seed: int, draws: int) -> tuple[float,
     for k, array in enumerate(arrays):
         drawn = _resampled_means(array[:, None], rng, int((chosen == k).sum()))
         means[chosen == k] = drawn[:, 0]
-    low, high = np.quantile(means.mean(axis=1), [0.025, 0.975])
+    weights = np.array([len(array) for array in arrays])[chosen] if by_size else None
+    low, high = np.quantile(np.average(means, axis=1, weights=weights), [0.025, 0.975])
     return float(low), float(high)
 
 

@@ -9,7 +9,7 @@ from analysis.cells import MIXTURE, ORGANISM, UNTRAINED, Cell, Place, codes_of, 
 from analysis.declared import TableSpec, Where
 from analysis.errors import MismatchedSamples, NotMeasured, Refused
 from analysis.estimates import Point, number, spoken
-from analysis.tables import Entry, Table, empty_tables, points
+from analysis.tables import Entry, Table, count_of, empty_tables, points
 
 SENSITIVE, INSENSITIVE = 0.20, 0.05
 _FAILURES = {"num_errors": "failed, and counted as wrong", "num_fallbacks": "handed over as text after all, and analysed as assigned"}
@@ -43,12 +43,12 @@ def fill(table: Table, rows: dict[str, Point], reference: str = "raw") -> None:
     raw, text = rows.get(reference), rows.get("text")
     table.header[:] = ["strategy", "n", "accuracy", f"against {reference} (points)", "flipped", "p", "MDD (points)", *_COLUMNS]
     cells = [cell for point in rows.values() for cell in point.cells]
-    place = usual_place(cells)
+    place = usual_place(cells, timed=True)
     for label, point in rows.items():
         facts = point.first.facts
         row = [
             Entry(f"{label} \u2020" if point.first.untrained else label),
-            Entry(str(facts["num_samples"] or facts["num_scored"]), point.first),
+            count_of(point, "num_samples" if facts["num_samples"] else "num_scored"),
             table.number("accuracy", point),
         ]
         row += _against(table, point, raw)
@@ -78,15 +78,17 @@ def fill(table: Table, rows: dict[str, Point], reference: str = "raw") -> None:
 
 
 def _number(table: Table, name: str, point: Point, text: Point | None, place: Place) -> Entry:
-    if name in _TIMES:
-        try:
-            in_place(point.cells, place)
-        except Refused as error:
-            table.refuse(f"times of {point.label}", error)
-            return Entry("-")
-    if name != "s_forward":
-        return table.number(name, point)
-    return Entry("-") if text is None or text is point else table.number(name, point, text)
+    if name == "s_forward":
+        return Entry("-") if text is None or text is point else table.number(name, point, text)
+    found = table.number(name, point)
+    if name not in _TIMES or found.text == "-":
+        return found
+    try:
+        in_place(point.cells, place, timed=True)
+    except Refused as error:
+        table.refuse(f"times of {point.label}", error)
+        return Entry("-")
+    return found
 
 
 def _against(table: Table, point: Point, raw: Point | None) -> list[Entry]:
@@ -99,14 +101,9 @@ def _against(table: Table, point: Point, raw: Point | None) -> list[Entry]:
     except (Refused, MismatchedSamples) as error:
         table.refuse(f"{point.label} against {raw.label}", error)
         return [Entry("-")] * 4
-    first = point.first
     assert found.flipped is not None
-    return [
-        Entry(spoken(found.effect, "points"), first),
-        Entry(f"{found.flipped:.1%}", first),
-        Entry(f"{found.p:.2g}", first),
-        Entry(number(found.detectable, "points")[1:], first),
-    ]
+    texts = [spoken(found.effect, "points"), f"{found.flipped:.1%}", f"{found.p:.2g}", number(found.detectable, "points")[1:]]
+    return [Entry(text, point.first, found.effect.cells[1:]) for text in texts]
 
 
 def _sensitivity(table: Table, rows: dict[str, Point]) -> None:

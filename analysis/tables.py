@@ -14,7 +14,7 @@ from analysis.errors import MismatchedSamples, NotMeasured, Refused
 from analysis.estimates import Estimate, Point, point_of, spoken
 from analysis.metrics import metric
 
-Link = Callable[[Cell], str]
+Link = Callable[[Cell], str]  # the label of a reference link
 
 
 @final
@@ -85,15 +85,30 @@ class Table:
         return Entry(spoken(estimate, unit), estimate.cells[0], estimate.cells[1:])
 
 
+def count_of(point: Point, key: str) -> Entry:
+    """How many problems it rests on, `key` of summary.json: of so many training seeds, where there are several."""
+    seeds, count = len(point.by_seed), str(point.first.facts[key])
+    return Entry(f"{seeds} x {count}" if seeds > 1 else count, point.first, point.cells[1:])
+
+
 def markdown(table: Table, link: Link | None = None, level: int = 3) -> str:
-    """The table under a heading, its notes below; with `link`, every number leads to its cell."""
+    """The table under a heading, its notes below; with `link`, every number leads to its cell, and a last column to all cells of a
+    row where a number has several."""
     lines = [f"{'#' * level} {table.title}", ""]
     if table.rows:
-        lines += [_row(table.header), _row(["---", *["---" if table.prose else "---:"] * (len(table.header) - 1)])]
-        lines += [_row([_linked(entry, link) for entry in row]) for row in table.rows]
+        several = link is not None and any(entry.others for row in table.rows for entry in row)
+        header = [*table.header, "cells"] if several else table.header
+        lines += [_row(header), _row(["---", *["---" if table.prose else "---:"] * (len(header) - 1)])]
+        lines += [_row([*(_linked(entry, link) for entry in row), *([_all(row, link)] if several else [])]) for row in table.rows]
         lines.append("")
     lines += [f"- {_escaped(note)}" for note in table.told(link)]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _all(row: Sequence[Entry], link: Link | None) -> str:
+    """Every cell of a row, for the numbers that come from several."""
+    cells = dict.fromkeys(cell for entry in row for cell in entry.sources)
+    return " ".join(f"[{cell.hash}][{link(cell)}]" for cell in cells) if link else ""
 
 
 def _row(fields: Sequence[str]) -> str:
@@ -104,16 +119,16 @@ def _linked(entry: Entry, link: Link | None) -> str:
     if entry.parts:
         return "; ".join(_linked(part, link) for part in entry.parts)
     text = _escaped(entry.text)
-    return f"[{text.replace('[', '(').replace(']', ')')}]({link(entry.cell)})" if link and entry.cell else text
+    return f"[{text.replace('[', '(').replace(']', ')')}][{link(entry.cell)}]" if link and entry.cell else text
 
 
 def _sources(cells: Sequence[Cell], link: Link | None) -> str:
-    return f" ({', '.join(f'[{cell.hash}]({link(cell)})' for cell in dict.fromkeys(cells))})" if link and cells else ""
+    return f" ({', '.join(f'[{cell.hash}][{link(cell)}]' for cell in dict.fromkeys(cells))})" if link and cells else ""
 
 
 def _named(cell: Cell, link: Link | None) -> str:
     folder = str(cell.facts["folder"])
-    return f"[{folder}]({link(cell)})" if link else folder
+    return f"[{folder}][{link(cell)}]" if link else folder
 
 
 def _escaped(text: str) -> str:

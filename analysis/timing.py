@@ -77,7 +77,7 @@ def _groups(values: pd.Series) -> list[NDArray[np.float64]]:
 
 def _estimate(point: Point, values: pd.Series, log: bool = False, note: str = "") -> Estimate:
     groups = _groups(values)
-    centre, (low, high) = float(values.mean()), bootstrap(groups)
+    centre, (low, high) = float(values.mean()), bootstrap(groups, by_size=True)
     if log:
         centre, low, high = math.exp(centre), math.exp(low), math.exp(high)
     few = f"{len(groups)} of {PROCESSES} {FEW}" if len(groups) < PROCESSES else ""
@@ -90,35 +90,37 @@ def seconds(point: Point, clock: str) -> Estimate:
 
 
 def limit(point: Point, clock: str) -> Estimate:
-    """The least time that the measured rates allow."""
+    """The least time that the measured rates allow: of its processes' rates the best, since a limit must not be too late."""
     found = blocks(point, clock, (point.entrant,), "limit_s")[point.entrant]
-    return Estimate(float(found.mean()), None, None, len(found), point.cells)
+    return Estimate(float(found.min()), None, None, len(found), point.cells)
 
 
 def eta(point: Point, clock: str, entrant: str | None = None) -> Estimate:
     """limit / measured."""
     name = entrant or point.entrant
     least, spent = (blocks(point, clock, (name,), column)[name] for column in ("limit_s", "seconds"))
-    return Estimate(float(least.sum() / spent.sum()), None, None, len(spent), point.cells)
+    return Estimate(float(least.min() / spent.mean()), None, None, len(spent), point.cells)
 
 
 def speedup(point: Point, clock: str) -> Estimate:
     """exp of the mean over blocks of log(T_reprefill / T). On a GPU where re-prefill is far from its limit, T_limit of re-prefill
-    takes its place, and the note says so. Raises Refused where A/A was unsound."""
-    _sound(point)
+    takes its place, and the note says so. Raises Refused where A/A was unsound or not measured."""
     found = blocks(point, clock, (point.entrant, REFERENCE))
+    _sound(point)
     if (near := _slack(point, clock)) is not None:
-        bound = blocks(point, _whole(clock), (REFERENCE,), "limit_s")[REFERENCE].reindex(found.index)
+        bound = blocks(point, _whole(clock), (REFERENCE,), "limit_s")[REFERENCE].min()
         note = f"against the limit of re-prefill, whose eta is {near:.2f}"
         return _estimate(point, np.log(bound / found[point.entrant]), log=True, note=note)
     return _estimate(point, np.log(found[REFERENCE] / found[point.entrant]), log=True)
 
 
 def _sound(point: Point) -> None:
-    """Raises Refused where one strategy, run twice in a block, differed from itself."""
+    """Raises Refused where one strategy, run twice in a block, differed from itself, or was not run twice."""
     facts = point.first.facts
     low, high = facts.get("aa_log_ratio_low"), facts.get("aa_log_ratio_high")
-    if low is not None and high is not None and not -AA_LIMIT <= low <= high <= AA_LIMIT:
+    if low is None or high is None:
+        raise Refused(f"{facts['folder']}: one strategy was never timed against itself (gates=full does), so no ratio of it is published")
+    if not -AA_LIMIT <= low <= high <= AA_LIMIT:
         raise Refused(f"{facts['folder']}: A/A is unsound ({low:+.3f} to {high:+.3f} in log ratio), so no ratio of it is published")
 
 
@@ -138,25 +140,28 @@ def faster(point: Point, clock: str, reference: str) -> tuple[Estimate, float]:
 
     Raises Refused where `speedup` would, and where re-prefill is no reference.
     """
+    found = blocks(point, clock, (point.entrant, reference))
     _sound(point)
     if reference == REFERENCE and (near := _slack(point, clock)) is not None:
         raise Refused(f"{point.first.facts['folder']}: re-prefill runs at {near:.2f} of its limit, too far for a reference")
-    found = blocks(point, clock, (point.entrant, reference))
     ratio = np.log(found[reference] / found[point.entrant])
     means = np.array([g.mean() for g in _groups(ratio)])
     p = float(stats.ttest_1samp(means, 0).pvalue) if len(means) > 1 else 1.0
     return _estimate(point, ratio, log=True), p
 
 
-def stages(point: Point) -> dict[str, float]:
-    """Mean seconds of each stage, from the repeats that carried them. Raises Refused where they do not add up to the hand-off."""
+def stages(point: Point) -> tuple[dict[str, float], float]:
+    """Mean seconds of each stage, from the repeats that carried them, and the share of the hand-off that none explains.
+
+    Raises Refused where, on a GPU, they do not add up to the hand-off.
+    """
     found = blocks(point, "stages", (point.entrant,), "stages_s")[point.entrant]
     rows = [row if isinstance(row, dict) else json.loads(row) for row in found]
     means = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
     residual = 1 - sum(means.values()) / seconds(point, "handoff").value
     if point.first.on_cuda and abs(residual) > RESIDUAL_LIMIT:
         raise Refused(f"{point.first.facts['folder']}: its stages leave {residual:+.1%} of the hand-off of {point.entrant} unexplained")
-    return means
+    return means, residual
 
 
 @cache

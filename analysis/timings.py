@@ -62,7 +62,7 @@ def _break_even(table: Table, point: Point) -> tuple[Entry, Entry]:
 def _same_place(table: Table, point: Point, cells: Sequence[Cell]) -> bool:
     """Whether the row may stand beside the others: times of another device or dtype than most may not."""
     try:
-        in_place(point.cells, usual_place(cells))
+        in_place(point.cells, usual_place(cells, timed=True), timed=True)
     except Refused as error:
         table.refuse(point.label, error)
         return False

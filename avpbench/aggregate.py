@@ -32,8 +32,14 @@ def score(samples: Sequence[SampleRecord]) -> Quality:
         cache_bytes=mean(sum(h.cache_bytes for h in s.hops) for s in ran) if hops else None,
         mean_bits=mean(bits for s in ran if (bits := _bits(s)) is not None),
         peak_cache_bytes=mean(max(t.kv_bytes for t in s.turns) for s in ran),
-        end_to_end_s=mean(s.end_to_end_s for s in ran[1:] if s.end_to_end_s is not None),  # the first pays for kernels and allocations
+        end_to_end_s=mean(s.end_to_end_s for s in _warm(ran) if s.end_to_end_s is not None),
     )
+
+
+def _warm(samples: Sequence[SampleRecord]) -> list[SampleRecord]:
+    """All but the first of each process, which pays for kernels and allocations."""
+    first = {s.process: s for s in reversed(samples)}
+    return [s for s in samples if s is not first[s.process]]
 
 
 def _bits(sample: SampleRecord) -> float | None:

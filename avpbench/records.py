@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import uuid
 from collections.abc import Callable, Sequence, Set
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from avpbench.files import whole_lines
 CLOCKS = ("host", "handoff", "device", "stages")
 EXPORT = "export"  # one more, where the sender lives in this process; not in an A/A repeat
 Status = Literal["ok", "truncated", "fallback", "oom", "error"]
+PROCESS = uuid.uuid4().hex[:12]  # this one, in its records of time
 FAILED = frozenset({"oom", "error"})  # those that have no answer
 
 
@@ -57,7 +59,7 @@ class HopRecord:
 @final
 @dataclass(frozen=True, slots=True)
 class SampleRecord:
-    """One problem through the whole chain. `batch_size` is what it ran at; `error` says what went wrong, if it did.
+    """One problem through the whole chain. `batch_size` is what it ran at, `process` names the process; `error` says what went wrong.
 
     `end_to_end_s` is the chain's time from the first prompt to the last id, with what its hops were charged for a modelled link;
     None where it ran in a batch.
@@ -74,6 +76,7 @@ class SampleRecord:
     batch_size: int
     error: str | None = None
     end_to_end_s: float | None = None
+    process: str | None = None  # None: recorded before this was
 
     @classmethod
     def from_json(cls, row: dict[str, Any]) -> Self:

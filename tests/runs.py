@@ -33,7 +33,7 @@ def content(path: Path) -> list[dict[str, Any]]:
     """A cell's samples without what may differ between runs: process numbers and seconds."""
     rows = [json.loads(line) for line in (path / "samples.jsonl").read_text().splitlines()]
     for row in rows:
-        del row["end_to_end_s"]
+        del row["end_to_end_s"], row["process"]
         for hop in row["hops"]:
             del hop["sender_pid"], hop["receiver_pid"], hop["stages_s"]
     return rows

@@ -80,13 +80,13 @@ def _blocks(entrants: Mapping[str, float], processes: int, aa: str | None, prefi
 
 def write_run(
     root: Path, words: Sequence[str], num: int = 40, right: Callable[[int], bool] = lambda k: k % 4 > 0,
-    kl: Callable[[int], float] | None = None, entrants: Mapping[str, float] | None = None, processes: int = 5, aa: str | None = None,
+    kl: Callable[[int], float] | None = None, entrants: Mapping[str, float] | None = None, processes: int = 5, aa: bool = True,
     prefilled: int = 30, wire: int = 5000, text: str = "Tom has", identity: Mapping[str, Any] | None = None, gates: bool | None = True,
 ) -> Path:  # fmt: skip
     """A finished run of the config that `words` give; returns its folder.
 
     `right` and `kl` say what came of problem k; `entrants` are the mean seconds of each strategy on the host clock; `gates`: passed,
-    failed, or None where they were off.
+    failed, or None where they were off; `aa`: the first of them runs twice a block.
     """
     config, who = copy.deepcopy(_composed(tuple(words)))
     folder = root / who.study / who.folder
@@ -94,7 +94,7 @@ def write_run(
     label, controller, codec, budget = label_of(config)
     samples = [_sample(k, right(k), config["chain"], prefilled, wire, text) for k in range(num)]
     prefix = config["latency"]["prefix_tokens"] or 300
-    latency = list(_blocks(entrants, processes, aa, prefix)) if entrants else []
+    latency = list(_blocks(entrants, processes, next(iter(entrants)) if aa else None, prefix)) if entrants else []
     fidelity = [FidelityRecord(f"s{k:05}", 20, kl(k), 1.0 + kl(k) / 10, 1.0, 0.0, None) for k in range(num)] if kl else []
     for name, rows in (("samples", samples), ("latency", latency), ("fidelity", fidelity)):
         if rows:

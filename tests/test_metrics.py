@@ -20,6 +20,7 @@ from analysis.declared import Claim, Measure, TableSpec
 from analysis.errors import MismatchedSamples, Missing, NotMeasured, Refused
 from analysis.estimates import Point, number, point_of
 from analysis.metrics import METRICS, metric
+from analysis.runs import report
 from analysis.stats import sign_flips
 from analysis.studies import load_runs
 
@@ -151,7 +152,7 @@ def test_clocks_by_hand(tmp_path: Path) -> None:
     assert metric("ttft_host_limit_s").compute(raw, None).value == pytest.approx(0.003)
     assert metric("ttft_host_eta").compute(raw, None).value == pytest.approx(0.3, rel=0.05)
     assert metric("handoff_s").compute(raw, None).value == pytest.approx(0.014, rel=0.05)
-    assert set(timing.stages(raw)) == {"export", "prefill"}
+    assert set(timing.stages(raw)[0]) == {"export", "prefill"}
     ratio, p = timing.faster(raw, "host", "reprefill")
     assert ratio.value == pytest.approx(8, rel=0.02)
     assert p < 1e-6
@@ -182,6 +183,31 @@ def test_runs_of_a_block_are_one_number(tmp_path: Path) -> None:
     assert timing.break_even(raw).break_even_bps == pytest.approx(8 * (10_000 - 400) / (1.4 * 0.06), rel=0.05)
 
 
+def test_the_limit_is_that_of_the_best_process(tmp_path: Path) -> None:
+    one = point(timed(tmp_path))
+    usual = metric("ttft_host_eta").compute(one, None).value
+    frame = one.first.latency
+    frame.loc[frame.process == "p3", "limit_s"] /= 2
+    timing._sorted_out.cache_clear()
+    assert metric("ttft_host_eta").compute(one, None).value == pytest.approx(usual / 2)
+
+
+def test_what_the_stages_leave_unexplained_is_told(tmp_path: Path) -> None:
+    spent, residual = timing.stages(point(timed(tmp_path)))
+    assert set(spent) == {"export", "prefill"}
+    assert abs(residual) < 0.02
+    notes = " ".join(report(timed(tmp_path / "b"))[1].told())
+    assert "unexplained: " in notes
+
+
+def test_latent_steps_go_through_the_head_too(tmp_path: Path) -> None:
+    raw, text = point(write_run(tmp_path, RAW)), point(write_run(tmp_path, TEXT))
+    before = quality.values(raw.first, "flop")
+    raw.first.samples["latent_steps"] = 5
+    assert (quality.values(raw.first, "flop") - before).tolist() == [5 * WORK.head_flop] * 40
+    assert metric("s_flop").compute(raw, text).value == pytest.approx(-5 * WORK.head_flop / before.iloc[0])
+
+
 def test_few_processes_are_said_and_widen(tmp_path: Path) -> None:
     few = timing.speedup(point(timed(tmp_path, processes=2)), "host")
     assert few.note == "2 of 5 process restarts"
@@ -189,9 +215,11 @@ def test_few_processes_are_said_and_widen(tmp_path: Path) -> None:
 
 
 def test_an_unsound_a_a_publishes_no_ratio(tmp_path: Path) -> None:
-    sound = timed(tmp_path, aa="raw")
+    sound = timed(tmp_path)
     assert timing.speedup(point(sound), "host").value == pytest.approx(8, rel=0.02)
     summary = json.loads((sound / "summary.json").read_text())
+    with pytest.raises(Refused, match="never timed against itself"):
+        timing.speedup(point(timed(tmp_path / "never", aa=False)), "host")
     (sound / "summary.json").write_text(json.dumps(summary | {"aa_log_ratio_low": -0.01, "aa_log_ratio_high": 0.05}))
     with pytest.raises(Refused, match=r"A/A is unsound \(-0\.010 to \+0\.050"):
         timing.speedup(point(sound), "host")
@@ -275,6 +303,8 @@ def test_the_first_problem_s_time_is_no_time(tmp_path: Path) -> None:
     one = point(write_run(tmp_path, RAW, num=3))
     one.first.samples["end_to_end_s"] = [100.0, 1.0, 3.0]
     assert quality.values(one.first, "end_to_end_s").tolist() == [1.0, 3.0]
+    one.first.samples["process"] = ["p", "q", "q"]
+    assert quality.values(one.first, "end_to_end_s").tolist() == [3.0]
     one.first.samples["end_to_end_s"] = [100.0, None, None]
     with pytest.raises(Refused, match="give limit=2 or more"):
         quality.values(one.first, "end_to_end_s")

@@ -66,6 +66,10 @@ def test_bootstraps_cover_and_are_seeded() -> None:
     low, high = bootstrap(groups, draws=2000)
     assert low < np.mean([np.mean(g) for g in groups]) < high
     assert (low, high) == bootstrap(groups, draws=2000)
+    few, many = [10.0, 10.0], [0.0] * 98
+    assert bootstrap([few, many])[1] == 10.0
+    assert bootstrap([few, many], by_size=True)[1] == 10.0  # twice the process of two blocks
+    assert bootstrap([few, many, many, many], by_size=True)[1] < 1 < bootstrap([few, many, many, many])[1]
     assert high - low > 2 * 1.96 / np.sqrt(120), "what differs between groups widens it"
     values = rng.normal(2, 1, 500)
     assert mean_ratio([np.stack([values * 3, values], axis=1)], draws=500) == pytest.approx((3, 3, 3))

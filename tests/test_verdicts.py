@@ -12,13 +12,13 @@ from synthetic import write_run
 from test_metrics import ADAPTIVE, cells, point, timed
 
 from analysis import contrasts, quality, strategies, timing
-from analysis.cells import MIXTURE
+from analysis.cells import MIXTURE, in_place, usual_place
 from analysis.claims import _ruling
 from analysis.claims import table as claims_table
 from analysis.declared import Claim, ContrastSpec, Declared, Measure
-from analysis.errors import Refused
+from analysis.errors import MismatchedSamples, Refused
 from analysis.estimates import Estimate, Point
-from analysis.tables import Table
+from analysis.tables import Table, markdown
 
 UNIFORM = (*ADAPTIVE, "strategy/controller=uniform")
 SPEC = ContrastSpec("{controller} against uniform", "kl", {}, {"controller": "uniform"}, "less", each={"controller": ["snapkv", "keydiff"]})
@@ -91,8 +91,8 @@ def test_a_setting_is_as_sensitive_as_its_better_control_leaves_it(tmp_path: Pat
     (told,) = [note for note in table.notes if note.startswith("sensitivity: ")]
     assert told.startswith(f"sensitivity: {label};")
     best = "blank" if blank >= shuffled else "shuffled"
-    sources = ", ".join(f"[{rows[name].first.hash}](cells/{rows[name].first.hash})" for name in ("raw", best))
-    assert f"{told} ({sources})" in table.told(lambda cell: f"cells/{cell.hash}")
+    sources = ", ".join(f"[{rows[name].first.hash}][cell {rows[name].first.hash}]" for name in ("raw", best))
+    assert f"{told} ({sources})" in table.told(lambda cell: f"cell {cell.hash}")
 
 
 def test_times_of_another_device_do_not_stand_beside_the_rest(tmp_path: Path) -> None:
@@ -172,7 +172,7 @@ def test_a_ratio_of_seeds_that_disagree_is_wide(tmp_path: Path) -> None:
 
 def test_contrasts_of_clocks_keep_the_rules_of_ratios(tmp_path: Path) -> None:
     with pytest.raises(Refused, match="A/A is unsound"):
-        timing.faster(_unsound(timed(tmp_path / "a", aa="raw")), "host", "reprefill")
+        timing.faster(_unsound(timed(tmp_path / "a")), "host", "reprefill")
     spec = ContrastSpec("raw answers sooner", "ttft_host", {"entrant": "raw"}, {"entrant": "reprefill"}, "more")
     few = contrasts.table(study(spec), cells(timed(tmp_path / "b", processes=2)))
     assert column(few, "verdict") == ["undecided: too few process restarts"]
@@ -211,6 +211,54 @@ def test_a_claim_that_wants_a_gpu_and_was_refused_there_says_so(tmp_path: Path) 
     table = claims_table([claim], found, {})
     assert table.rows[0][-1].text == "undecided: refused, as the notes say"
     assert "A/A is unsound" in " ".join(table.told())
+
+
+def test_a_ratio_of_chains_wants_five_processes_a_side(tmp_path: Path) -> None:
+    raw, text = cells(*(write_run(tmp_path, ("study=t", "chain=2", f"strategy={name}"), num=12) for name in ("raw", "text")))
+    for cell, seconds in ((raw, 1.0), (text, 3.0)):
+        cell.samples["end_to_end_s"] = [seconds + 0.01 * k for k in range(12)]
+    spec = ContrastSpec("raw is sooner", "ratio:end_to_end_s", {"strategy": "raw"}, {"strategy": "text"}, "more")
+    assert column(contrasts.table(study(spec), [raw, text]), "verdict") == ["undecided: too few process restarts"]
+    for cell in (raw, text):
+        cell.samples["process"] = [f"p{k // 2}" for k in range(12)]
+    found = contrasts.table(study(spec), [raw, text])
+    assert column(found, "n") == ["6"]
+    assert column(found, "verdict")[0].startswith("holds")
+    text.samples["process"] = [f"p{k // 3}" for k in range(12)]
+    with pytest.raises(MismatchedSamples):
+        quality.ratio(Point("raw", (raw,), "raw"), Point("text", (text,), "text"), "end_to_end_s")
+
+
+def test_a_number_of_several_cells_leads_to_all_of_them(tmp_path: Path) -> None:
+    raw, text = (point(write_run(tmp_path, ("study=t", "chain=2", f"strategy={name}"))) for name in ("raw", "text"))
+    table = Table("t", "T", [])
+    strategies.fill(table, {"raw": raw, "text": text})
+    line = next(line for line in markdown(table, lambda cell: cell.label).splitlines() if line.startswith("| text |"))
+    assert line.endswith(f"| [{text.first.hash}][text] [{raw.first.hash}][raw] |")
+
+
+def test_no_discordant_problem_in_any_seed_is_no_proof_of_equality(tmp_path: Path) -> None:
+    """Resampling zeros gives zeros; Tango's interval of a seed has a width."""
+
+    def of(name: str) -> Point:
+        found = []
+        for variant in range(3):
+            words = ("study=t", "chain=2", f"strategy={name}", f"model.variant={variant}")
+            found.append(write_run(tmp_path, words))
+        return point(*found)
+
+    effect = quality.contrast(of("raw"), of("text"), "accuracy").effect
+    assert (effect.low, effect.high) == pytest.approx((-0.088, 0.088), abs=0.002)
+
+
+@pytest.mark.parametrize(("key", "value"), [("prompts", "others"), ("dtype", "bfloat16")])
+def test_cells_of_other_prompts_are_not_drawn_beside_each_other(tmp_path: Path, key: str, value: str) -> None:
+    raw, text = (point(write_run(tmp_path, ("study=t", "chain=2", f"strategy={name}"))) for name in ("raw", "text"))
+    place = usual_place([*raw.cells, *raw.cells, *text.cells])
+    in_place(text.cells, place)
+    text.first.meta["identity"][key] = value
+    with pytest.raises(Refused, match=f"ran with .*{value}"):
+        in_place(text.cells, place)
 
 
 def test_records_of_a_larger_limit_all_count(tmp_path: Path) -> None:

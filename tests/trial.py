@@ -78,7 +78,7 @@ def runs(root: Path, **changes: object) -> dict[str, Path]:
         "shuffled": write_run(root, [*BASE, "strategy=raw", "donor=other"], right=lambda k: k % 10 < 1),
         "timed": write_run(
             root, [*BASE, "strategy=raw", "latency.prefix_tokens=512", "quality=off", "strategy=question_only"], num=8,
-            entrants={"raw": 0.01, "reprefill": 0.1},
+            entrants={"question_only": 0.02, "raw": 0.01, "reprefill": 0.1},
         ),
     }  # fmt: skip
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol, final
@@ -21,11 +20,10 @@ from avpbench.limits import ttft_limit_s
 from avpbench.links.link import Arrived, Link
 from avpbench.links.shared import Shared
 from avpbench.meter import NO_STAGES, AnyStages, Stages, measured_rates, total
-from avpbench.records import EXPORT, LatencyRecord
+from avpbench.records import EXPORT, PROCESS, LatencyRecord
 from avpbench.strategies.strategy import Strategy
 
 _GREEDY = Sampling()
-_PROCESS = uuid.uuid4().hex[:12]
 
 
 @final
@@ -90,7 +88,7 @@ class Repeated:
         charged_s = self.out.modelled_s if clock in ("handoff", "stages") else None
         return LatencyRecord(
             self.place.block, self.place.order, self.strategy, clock, seconds + (charged_s or 0.0), parts_s, self.sample_id,
-            self.prefix_tokens, self.new_tokens, self.out.wire_bytes, _PROCESS, self.place.aa, charged_s, self.out.fell_back,
+            self.prefix_tokens, self.new_tokens, self.out.wire_bytes, PROCESS, self.place.aa, charged_s, self.out.fell_back,
             self.limits_s.get(clock),
         )  # fmt: skip
 

@@ -10,7 +10,7 @@ from avpbench.chain import ChainResult, run_chain
 from avpbench.errors import OutOfMemory, cause
 from avpbench.meter import total
 from avpbench.phases.blocks import run_missing
-from avpbench.records import Journal, SampleRecord, Status
+from avpbench.records import PROCESS, Journal, SampleRecord, Status
 from avpbench.strategies.words import fell_back
 from avpbench.tasks.grading import grade
 
@@ -26,7 +26,7 @@ def run(cell: Cell, journal: Journal[SampleRecord], check_stop: Callable[[], Non
         if len(part) > 1:
             return records
         charged = sum(hop.modelled_s or 0.0 for hop in records[0].hops)
-        return [replace(records[0], end_to_end_s=took.seconds + charged)]
+        return [replace(records[0], end_to_end_s=took.seconds + charged, process=PROCESS)]
 
     yield from run_missing("quality", cell, journal, compute, lambda index, error: _failed(cell, index, error), check_stop)
 

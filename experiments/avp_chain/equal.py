@@ -1,9 +1,9 @@
-"""How many tokens one agent may say at the computation of a chain that thinks: a weight is used once a token, read, said or thought.
+"""How many tokens one agent may say at the computation of a chain that thinks.
 
     python experiments/avp_chain/equal.py results/runs/avp_chain AGENTS THINK_STEPS
 
-Of the cells with the most scripted words, or the models' own. Attention over longer contexts is left out of this count and not of the
-records' s_flop.
+Of the cells with the most scripted words, or the models' own. Every token, read, said or thought, goes through the layers; what is said or
+thought through the head, too. Attention over longer contexts is left out of this count and not of the records' s_flop.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from typing import Any
 
 
 def summaries(folder: Path, chain: int, think_steps: int) -> dict[int, dict[str, Any]]:
-    """The summaries of raw's cells of so many agents, by the tokens of their script (0: their own words)."""
+    """The summaries of raw's cells of so many agents, with their count of operations, by the tokens of their script (0: their own words)."""
     found = {}
     for run in sorted(p.parent for p in folder.glob("*/summary.json")):
-        summary, config = json.loads((run / "summary.json").read_text()), json.loads((run / "meta.json").read_text())["config"]
-        if (summary["strategy"], summary["chain"], summary["think_steps"]) == ("raw", chain, think_steps):
-            found[config["script_tokens"] or 0] = summary
+        summary, meta = (json.loads((run / name).read_text()) for name in ("summary.json", "meta.json"))
+        if summary["strategy"] in ("raw", "single") and (summary["chain"], summary["think_steps"]) == (chain, think_steps):
+            found[meta["config"]["script_tokens"] or 0] = summary | meta["roofline"]
     return found
 
 
@@ -30,8 +30,9 @@ def main(folder: str, agents: str, think_steps: str) -> None:
     if not shared:
         sys.exit(f"{folder} holds no raw chain of {agents} after {think_steps} steps beside an agent alone; run the study's first parts")
     chain, one = (found[max(shared)] for found in (chains, alone))
-    spent = sum(chain[key] for key in ("prefilled_tokens", "generated_tokens", "latent_steps"))
-    print(round(spent - one["prefilled_tokens"]))
+    chosen = chain["generated_tokens"] + chain["latent_steps"]
+    spent = chain["token_flop"] * (chain["prefilled_tokens"] + chosen) + chain["head_flop"] * chosen
+    print(round((spent - one["token_flop"] * one["prefilled_tokens"]) / (one["token_flop"] + one["head_flop"])))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""How long `python -m analysis` takes, and how much memory, on made-up records of a study with every kind of table and figure.
+"""How long `python -m analysis` takes, and how much memory, on made-up records of every cell of a study with tables, contrasts and figures.
 
-    python experiments/evidence/performance.py [samples] [samples a cell]
+    python experiments/evidence/performance.py [samples]
 
-Prints seconds of wall clock and of processor time (the first means something on an idle machine only) and the peak of memory.
+Prints seconds of wall clock and of processor time (the first means something on an idle machine only), the peak of memory, and how many
+lines say that something is missing or refused (0: everything was computed).
 """
 
 from __future__ import annotations
@@ -24,24 +25,30 @@ from synthetic import write_run  # noqa: E402
 from analysis.publish import publish  # noqa: E402
 
 CHAINS = (3, 4, 5, 6, 9, 17)
+TITLE = "## Depth: "
+LEVELS = ("level2", "level4", "level8")
 
 
-def generate(root: Path, num_samples: int, per_cell: int) -> int:
-    """Publishes as many cells of qkvshare_hops as hold so many samples together, seed by seed; returns their number."""
-    words = ["strategy=raw"] + [
-        f"strategy={s} strategy.budget_bits={b} strategy.requantize={r}"
-        for b in (4, 8)
-        for r in ("false", "true")
-        for s in ("uniform", "adaptive")
+def ways(chain: int) -> list[list[str]]:
+    """The words of every cell that qkvshare_hops asks for at this length of the chain."""
+    others = [["strategy=raw"], ["strategy=reprefill"], ["strategy=text"], ["strategy=blank"], ["strategy=raw", "donor=other"]]
+    forms = [(level, "false") for level in LEVELS] + [(level, "true") for level in LEVELS if level == "level2" or chain == 6]
+    return others + [
+        [f"strategy={name}", f"strategy.budget_bits={level}", f"strategy.requantize={again}"]
+        for name in ("uniform", "adaptive")
+        for level, again in forms
     ]
-    first = [(chain, way) for chain in CHAINS for way in words]
-    wanted = -(-num_samples // per_cell)
-    for k in range(wanted):
-        variant, (chain, way) = divmod(k, len(first))[0], first[k % len(first)]
-        base = ["study=qkvshare_hops", "fidelity=on", f"chain={chain}", f"model.variant={variant}", *way.split()]
-        write_run(root / "runs", base, per_cell, lambda i, k=k: (i * 7 + k) % 10 < 7, lambda i, k=k: 0.01 * random.Random(i + k).random())
+
+
+def generate(root: Path, num_samples: int) -> int:
+    """Publishes the study, so many samples in all its cells together (rounded up); returns the number of cells."""
+    cells = [(variant, chain, words) for variant in range(3) for chain in CHAINS for words in ways(chain)]
+    for k, (variant, chain, words) in enumerate(cells):
+        base = ["study=qkvshare_hops", "fidelity=on", f"chain={chain}", f"model.variant={variant}", *words]
+        kl = None if words[-1] == "donor=other" else lambda i, k=k: 0.01 * random.Random(i + k).random()
+        write_run(root / "runs", base, -(-num_samples // len(cells)), lambda i, k=k: (i * 7 + k) % 10 < 7, kl)
     publish("qkvshare_hops", root / "runs", root / "results" / "published")
-    return wanted
+    return len(cells)
 
 
 def measure(root: Path) -> tuple[float, float, float]:
@@ -54,23 +61,20 @@ def measure(root: Path) -> tuple[float, float, float]:
     return took, used.ru_utime + used.ru_stime, used.ru_maxrss / 2**20
 
 
-def main(num_samples: int, per_cell: int) -> None:
+def gaps(root: Path) -> list[str]:
+    """What the study's chapter says is missing or refused."""
+    chapter = (root / "BENCHMARKS.md").read_text(encoding="utf-8").partition(TITLE)[2].partition("\n## ")[0]
+    return [line for line in chapter.splitlines() if line.startswith("- ") and ("missing: " in line or "refused: " in line)]
+
+
+def main(num_samples: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        cells = generate(Path(folder), num_samples, per_cell)
+        cells = generate(Path(folder), num_samples)
         took, processor, memory = measure(Path(folder))
-        print(
-            json.dumps(
-                {
-                    "samples": cells * per_cell,
-                    "cells": cells,
-                    "wall_s": round(took, 1),
-                    "cpu_s": round(processor, 1),
-                    "GiB": round(memory, 2),
-                }
-            )
-        )
+        samples = cells * -(-num_samples // cells)
+        told = {"samples": samples, "cells": cells, "wall_s": round(took, 1), "cpu_s": round(processor, 1), "GiB": round(memory, 2)}
+        print(json.dumps(told | {"gaps": len(gaps(Path(folder)))}))
 
 
 if __name__ == "__main__":
-    given = dict(enumerate(sys.argv))
-    main(int(given.get(1, 100_000)), int(given.get(2, 1000)))
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 100_000)
