@@ -176,14 +176,14 @@ def _nvml_bytes(device: torch.device) -> int | None:
     return next((row.usedGpuMemory for row in rows if row.pid == os.getpid()), None)
 
 
-_TRIES = 5
+_TRIES, _LONG_S = 5, 0.3
 
 
 @lru_cache(maxsize=8)
 def measured_rates(device: torch.device, dtype: torch.dtype, threads: int) -> Rates:
-    """What a copy and a matrix product reach here, once a process; the best of a few, since a limit must not be too low.
+    """What a copy and a matrix product reach here, once a process; the best of at least five over 0.3 s, since a limit must not come too late.
 
-    `threads` is torch's number of threads, which a CPU's rates depend on. Takes under a second, and 256 MiB (CUDA: 2 GiB).
+    `threads` is torch's number of threads, which a CPU's rates depend on. Takes about a second, and 256 MiB (CUDA: 2 GiB).
     """
     import torch
 
@@ -203,8 +203,8 @@ def measured_rates(device: torch.device, dtype: torch.dtype, threads: int) -> Ra
 
 def _best_s(device: torch.device, act: Callable[[], Tensor]) -> float:
     act()
-    spent = []
-    for _ in range(_TRIES):
+    spent: list[float] = []
+    while len(spent) < _TRIES or sum(spent) < _LONG_S:
         with total(device) as took:
             act()
         spent.append(took.seconds)
