@@ -73,11 +73,13 @@ def compose(overrides: Sequence[str], with_hydra: bool = False) -> DictConfig:
 
 
 def model_config(name: str, beside: DictConfig | None = None) -> DictConfig:
-    """The model group's config of this name; for a second model in one chain, of the variant of the one `beside` it, where both
-    have variants."""
+    """The model group's config of this name; for a second model in one chain, of the variant of the one `beside` it, where it
+    was trained in that, too."""
     model: DictConfig = _with(f"model={name}").model
     if beside is not None and "variant" in beside and "variant" in model:
-        model.variant = beside.variant
+        own, model.variant = model.variant, beside.variant
+        if not (ZOO / str(model.zoo)).is_dir():
+            model.variant = own
     return model
 
 

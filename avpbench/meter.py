@@ -181,9 +181,10 @@ _TRIES, _LONG_S = 5, 0.3
 
 @lru_cache(maxsize=8)
 def measured_rates(device: torch.device, dtype: torch.dtype, threads: int) -> Rates:
-    """What a copy and a matrix product reach here, once a process; the best of at least five over 0.3 s, since a limit must not come too late.
+    """What a copy and a matrix product reach here, once a process.
 
-    `threads` is torch's number of threads, which a CPU's rates depend on. Takes about a second, and 256 MiB (CUDA: 2 GiB).
+    The best of at least five over 0.3 s, since a limit must not come too late. `threads` is torch's number of threads, which a CPU's
+    rates depend on. Takes about a second, and 256 MiB (CUDA: 2 GiB).
     """
     import torch
 

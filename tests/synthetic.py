@@ -82,6 +82,7 @@ def write_run(
     root: Path, words: Sequence[str], num: int = 40, right: Callable[[int], bool] = lambda k: k % 4 > 0,
     kl: Callable[[int], float] | None = None, entrants: Mapping[str, float] | None = None, processes: int = 5, aa: bool = True,
     prefilled: int = 30, wire: int = 5000, text: str = "Tom has", identity: Mapping[str, Any] | None = None, gates: bool | None = True,
+    scored_bits: float | None = None,
 ) -> Path:  # fmt: skip
     """A finished run of the config that `words` give; returns its folder.
 
@@ -95,7 +96,7 @@ def write_run(
     samples = [_sample(k, right(k), config["chain"], prefilled, wire, text) for k in range(num)]
     prefix = config["latency"]["prefix_tokens"] or 300
     latency = list(_blocks(entrants, processes, next(iter(entrants)) if aa else None, prefix)) if entrants else []
-    fidelity = [FidelityRecord(f"s{k:05}", 20, kl(k), 1.0 + kl(k) / 10, 1.0, 0.0, None) for k in range(num)] if kl else []
+    fidelity = [FidelityRecord(f"s{k:05}", 20, kl(k), 1.0 + kl(k) / 10, 1.0, 0.0, None, scored_bits) for k in range(num)] if kl else []
     for name, rows in (("samples", samples), ("latency", latency), ("fidelity", fidelity)):
         if rows:
             text_of = "".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rows)  # type: ignore[call-overload]

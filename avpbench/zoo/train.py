@@ -7,7 +7,6 @@ moment, the same command goes on from the last checkpoint.
 
 from __future__ import annotations
 
-import json
 import math
 import signal
 import sys
@@ -25,10 +24,12 @@ from torch.multiprocessing.spawn import spawn
 from transformers import AutoTokenizer
 from transformers.utils import logging
 
+from avpbench.checks import whole
 from avpbench.engine.identity import weights_id
+from avpbench.engine.load import resolve_device
 from avpbench.engine.mixing import multiplies
 from avpbench.errors import AvpBenchError, ConfigError
-from avpbench.files import write_json
+from avpbench.files import read_json, write_json
 from avpbench.meter import now_s
 from avpbench.progress import progress, say
 from avpbench.prompts import ChatTemplate
@@ -67,7 +68,7 @@ def train(recipe: DictConfig, out: Path, seed: int, device: str) -> None:
     if not path.exists():
         tokenizer_of(recipe, seed).save_pretrained(out)
         write_json(path, about | {"steps": [], "weights": None})
-    before = json.loads(path.read_text())
+    before = read_json(path)
     if {key: before.get(key) for key in about} != about:
         raise ConfigError(f"{out} holds a training of another recipe or seed; choose another out=DIR, or remove the folder to begin anew")
     if before["weights"] is not None:
@@ -108,7 +109,7 @@ def _work(rank: int, world: int, meeting: str, recipe: DictConfig, out: Path, se
         state.cycle, state.step, state.feeds, state.optimizer = number + 1, 0, [(0, 0)] * world, {}
     if rank == 0:
         save(model, recipe, out)
-        write_json(out / LOG, json.loads((out / LOG).read_text()) | {"steps": state.log, "weights": weights_id(out)})
+        write_json(out / LOG, read_json(out / LOG) | {"steps": state.log, "weights": weights_id(out)})
         draw(state.log, out / CURVE)
         (out / CHECKPOINT).unlink(missing_ok=True)
     distributed.barrier()  # one that ends before the model is written and fails in ending would take the writer with it
@@ -157,7 +158,7 @@ class _Cycle:
         for group in optimizer.param_groups:
             group["lr"] = self.cycle.learning_rate * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / self.cycle.steps)))
         ids, labels = (t.to(self.device) for t in self.feed.next())
-        with torch.autocast(self.device, torch.bfloat16, enabled=self.device != "cpu" or multiplies(torch.bfloat16)):
+        with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.device != "cpu" or multiplies(torch.bfloat16)):
             loss, num_learned = loss_of(self.model, ids, labels)
         loss.backward()  # type: ignore[no-untyped-call]
         mean, num_tokens = _share(self.model, loss.item(), num_learned, ids.numel())
@@ -212,7 +213,8 @@ def _asked(words: list[str]) -> tuple[DictConfig, Path, int, str]:
         raise ConfigError(f"model={name} has no recipe; known: {known}")
     recipe = OmegaConf.load(path)
     OmegaConf.set_struct(recipe, True)
-    device = given.pop("device", "cuda" if torch.cuda.is_available() else "cpu")
+    whole("seed", seed, 0)
+    device = str(resolve_device(given.pop("device", "auto")))
     return OmegaConf.merge(recipe, given), out, seed, device  # type: ignore[return-value]
 
 

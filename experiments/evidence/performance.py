@@ -44,9 +44,19 @@ def generate(root: Path, num_samples: int) -> int:
     """Publishes the study, so many samples in all its cells together (rounded up); returns the number of cells."""
     cells = [(variant, chain, words) for variant in range(3) for chain in CHAINS for words in ways(chain)]
     for k, (variant, chain, words) in enumerate(cells):
-        base = ["study=qkvshare_hops", "fidelity=on", f"chain={chain}", f"model.variant={variant}", *words]
-        kl = None if words[-1] == "donor=other" else lambda i, k=k: 0.01 * random.Random(i + k).random()
-        write_run(root / "runs", base, -(-num_samples // len(cells)), lambda i, k=k: (i * 7 + k) % 10 < 7, kl)
+        scored = words[-1] != "donor=other"
+        base = [
+            "study=qkvshare_hops",
+            "latency=off",
+            f"fidelity={'on' if scored else 'off'}",
+            f"chain={chain}",
+            f"model.variant={variant}",
+            *words,
+        ]
+        kl = (lambda i, k=k: 0.01 * random.Random(i + k).random()) if scored else None
+        bits = next((float(word[-1]) for word in words if "budget_bits" in word), None)
+        num = -(-num_samples // len(cells))
+        write_run(root / "runs", base, num, lambda i, k=k: (i * 7 + k) % 10 < 7, kl, scored_bits=bits)
     publish("qkvshare_hops", root / "runs", root / "results" / "published")
     return len(cells)
 
