@@ -180,7 +180,7 @@ def test_a_codec_s_gain_is_not_a_controller_s(tmp_path: Path) -> None:
     rows = {name: {"codec": name} for name in ("affine", "hadamard", "kivi")}
     (table,) = crossed.tables(TableSpec("x", "crossed", "t", rows, columns=columns), cells_of(load_runs(made)), {}, "this command")
     found = fields(table)
-    assert table.header == ["codec", "n", "true bits", "uniform", "snapkv", "snapkv - uniform"]
+    assert table.header == ["codec", "n", "true bits", "uniform", "snapkv", "snapkv - uniform", "MDD"]
     assert {name: row["snapkv - uniform"].split()[0] for name, row in found.items()} == {"affine": "-0.05", "hadamard": "-0.05"}
     assert found["affine"]["uniform"].startswith("0.409")
     assert found["hadamard"]["uniform"].startswith("0.259")
