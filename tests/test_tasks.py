@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -60,21 +61,30 @@ def test_stories_depend_on_seed_split_level_and_index_alone() -> None:
     assert first != [story(4, "test", i) for i in range(20)]
 
 
-def test_train_and_test_share_no_names_and_numbers() -> None:
-    """No two have the same plan, whatever the wording, the object and the distractors."""
+def test_no_test_or_dev_story_rests_on_what_a_training_story_does() -> None:
+    """No two have the same plan, whatever the wording, the object, the distractors and the level (training's is `broad`)."""
 
-    def plan(split: str, index: int) -> tuple[str, ...]:
-        *equations, find = story(0, split, index).plan()
+    def plan(split: str, index: int, level: str) -> tuple[str, ...]:
+        *equations, find = story(0, split, index, level).plan()
         return (*equations, find.rsplit(" in ", 1)[0])
 
-    train = [plan("train", i) for i in range(12_000)]
+    train = [plan("train", i, "broad") for i in range(12_000)]
     assert len(set(train)) < len(train)  # short ones do come twice, so sharing would show
-    assert not set(train) & {plan("test", i) for i in range(1500)}
+    held_out = {plan(split, i, level) for split in ("test", "dev") for level in ("standard", "easy", "broad") for i in range(700)}
+    assert not set(train) & held_out
 
 
 def test_unseen_levels_use_what_training_never_does() -> None:
-    seen = " ".join(story(0, "train", i).problem("x").question for i in range(500))
-    assert not any(re.search(rf"\b{name}\b", seen) for name in NAMES[-8:])
+    def words(split: str, level: str) -> str:
+        return " ".join(story(0, split, i, level).problem("x").question for i in range(500))
+
+    def those(known: Sequence[str], text: str) -> set[str]:
+        return {word for word in known if re.search(rf"\b{word}\b", text)}
+
+    seen, unseen = words("train", "broad"), words("test", "unseen_names")
+    assert (those(NAMES, seen), those(OBJECTS, seen)) == (set(NAMES[:-8]), set(OBJECTS[:-6]))
+    containers = {"bags"}  # as in "3 bags of rings"
+    assert (those(NAMES, unseen), those(OBJECTS, unseen) - containers) == (set(NAMES[-8:]), set(OBJECTS[-6:]))
     assert not any(sentence_form in seen for sentence_form in ("that belong to", "add up to", "apiece"))
     assert any(story(0, "test", i, "unseen_templates").problem("x").question.startswith("There are") for i in range(40))
 
