@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import json
 import math
 import random
 from dataclasses import replace
@@ -21,7 +20,6 @@ from avpbench.errors import ConfigError
 from avpbench.phases import latency
 from avpbench.phases.hop import Place, Timing
 from avpbench.records import CLOCKS, EXPORT, FidelityRecord, Journal, LatencyRecord
-from avpbench.setup import plan
 from avpbench.setup import plan
 from avpbench.strategies.raw import Raw
 from avpbench.strategies.reprefill import Reprefill
@@ -208,14 +206,6 @@ def test_the_runs_of_a_block_count_as_their_mean() -> None:
     known = measure([replace(r, stages_s={}, wire_bytes=8 if r.strategy == "raw" else 1) for r in rows], "raw", "reprefill", False, None)
     assert known.break_even == "above"
     assert known.break_even_bps == pytest.approx(8 * 7 / (6.0 - (19 / 3 + 1) / 2))
-
-
-def test_a_rival_of_the_same_label_does_not_take_the_strategys_place() -> None:
-    """A label does not hold every option; workers build what is written by label."""
-    words = ["strategy=adaptive", "strategy.requantize=true", "latency.against=[reprefill,adaptive,reprefill]"]
-    asked = plan(compose(words))
-    assert [rival.label for rival in asked.rivals] == ["reprefill"]
-    assert [json.loads(text).get("requantize") for text in asked.written] == [True, None]
 
 
 def test_a_rival_of_the_same_label_does_not_take_the_strategys_place() -> None:
