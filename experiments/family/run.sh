@@ -10,5 +10,6 @@ for member in "tiny model.variant=0,1,2" tiny-large tiny-llama tiny-stress; do
     run chain=4 strategy=raw context=1024,2048 "$@"
     run chain=4 strategy=raw context=4096 batch_size=8 "$@"       # four processes of 32 at once did not fit 24 GB
     run chain=2,8 strategy=raw "$@"
+    run chain=4 strategy=raw,text repeat=false "$@"
     run chain=4 strategy=uniform strategy.budget_bits=level2,level8 "$@"
 done
