@@ -6,6 +6,7 @@ import itertools
 import os
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +142,8 @@ def test_claims_of_real_weights_select_one_cell_a_side(tmp_path: Path) -> None:
     wanted = [claim for claim in claims(EXPERIMENTS) if claim.needs == "real"]
     assert wanted
     for claim in wanted:
-        made = cells(declared[claim.study], tmp_path)
+        own = max((name for name in declared if claim.study.startswith(name)), key=len)
+        chosen = f"STUDY={claim.study} " if own != claim.study else ""  # of a study whose tables are of other models
+        made = cells(replace(declared[own], name=claim.study, command=chosen + declared[own].command), tmp_path)
         for side in (side for measure in claim.measures for side in (measure.cells, measure.against) if side is not None):
             assert len([facts for facts in made if all(_is(facts.get(key), value) for key, value in side.items())]) == 1, side
