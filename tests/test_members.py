@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import random
 import shutil
@@ -96,3 +97,13 @@ def test_other_weights_in_a_member_s_folder_are_refused(tmp_path: Path, monkeypa
         weights.write_bytes(broken)
         with pytest.raises((ConfigError, NotFound), match=told):
             loading.load(Source("tiny", zoo="tiny-0"), CPU, torch.float32)
+
+
+def test_a_model_stays_known_when_another_load_of_it_is_gone() -> None:
+    """What projects between two models in memory looks them up by who they are."""
+    first = loading.load(Source("tiny", zoo="tiny-1"), CPU, torch.float32)
+    second = loading.load(Source("tiny", zoo="tiny-1"), CPU, torch.float32)
+    assert second is not first
+    del second
+    gc.collect()
+    assert loading.loaded(first.spec) is first

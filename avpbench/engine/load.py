@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, final
-from weakref import WeakValueDictionary
+from weakref import WeakSet
 
 import torch
 
@@ -28,7 +28,7 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 WAYS_ON = "Ways on: log in or connect (`hf auth login`) for the hub; model.path=DIR; model.load=dummy for timing with random weights"
 _TOKENIZER_FILES = ["*.json", "*.jinja", "*.txt", "*.model"]
 _FILES = [*_TOKENIZER_FILES, "*.safetensors"]
-_LOADED: WeakValueDictionary[ModelSpec, Engine] = WeakValueDictionary()
+_LOADED: WeakSet[Engine] = WeakSet()
 
 
 @final
@@ -200,7 +200,7 @@ def load(source: Source, device: torch.device, dtype: torch.dtype) -> Engine:
     if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
         raise ConfigError(f"the tokenizer of {source.name} has {len(tokenizer)} tokens, its embedding fewer; name its own tokenizer")
     engine = Engine(model.eval(), tokenizer, who, config.max_position_embeddings, commit, notes)
-    _LOADED[who] = engine
+    _LOADED.add(engine)
     return engine
 
 
@@ -218,7 +218,7 @@ def _attend(model: Any) -> None:
 
 def loaded(who: ModelSpec) -> Engine | None:
     """The engine of this model, if one is in this process's memory."""
-    return _LOADED.get(who)
+    return next((engine for engine in _LOADED if engine.spec == who), None)
 
 
 @lru_cache(maxsize=8)
