@@ -17,6 +17,7 @@ from analysis.errors import Damaged, Unfinished
 PUBLISHED = Path("results/published")
 KINDS = ("samples", "latency", "fidelity")
 LIMIT_BYTES = 50_000_000
+_DICTIONARY_BYTES = 1 << 28  # of a column: strategies that said the same words share them, which halves a study
 
 
 def publish(study: str, runs: Path, published: Path = PUBLISHED, some: bool = False) -> Path:
@@ -45,7 +46,13 @@ def publish(study: str, runs: Path, published: Path = PUBLISHED, some: bool = Fa
             if rows:
                 names = dict.fromkeys(name for row in rows for name in row)
                 columns = pa.table({name: [row.get(name) for row in rows] for name in names})
-                pq.write_table(columns, Path(made, f"{kind}.parquet"), compression="zstd", compression_level=19)
+                pq.write_table(
+                    columns,
+                    Path(made, f"{kind}.parquet"),
+                    compression="zstd",
+                    compression_level=19,
+                    dictionary_pagesize_limit=_DICTIONARY_BYTES,
+                )
         if (size := folder_bytes(published) - folder_bytes(out)) > LIMIT_BYTES:
             raise Damaged(
                 f"{published} would hold {size / 1e6:.1f} MB, at most {LIMIT_BYTES / 1e6:.0f} may be committed; publish fewer samples"
