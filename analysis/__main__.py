@@ -40,8 +40,9 @@ def _build(check: bool) -> int:
     files = outputs(evidence)
     root = Path()
     if check:
-        found = [*(f"stale: {name}" for name in stale(root, files)), *too_large()]
-        print("\n".join(found) + "\nrun: python -m analysis" if found else "the evidence is up to date")
+        old = [f"stale: {name}" for name in stale(root, files)]
+        found = [*old, *(["run: python -m analysis"] if old else []), *too_large()]
+        print("\n".join(found) or "the evidence is up to date")
         return 1 if found else 0
     changed = write(root, files)
     print("\n".join(changed) if changed else "nothing has changed")

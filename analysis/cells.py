@@ -24,7 +24,8 @@ UNTRAINED = (
 )
 ORGANISM = "an embedded model is a model organism: it shows whether a hand-off carries what it should; its timings measure Python"
 _SAME = ("device", "dtype", "prompts", "data")
-Place = tuple[str, ...]  # device, dtype, wording; of times also processor and threads: what points of a figure and rows of a table share
+Place = tuple[str, ...]  # device, dtype, wording; of times also _CLOCKWORK: what points of a figure and rows of a table share
+_CLOCKWORK = ("processor", "threads", "environment")  # what times depend on and answers do not
 _SHORT = {  # facts that studies select by, and where the config has them
     "variant": "model.variant", "load": "model.load", "level": "task.level", "fraction": "strategy.fraction",
     "requantize": "strategy.requantize", "draw": "strategy.controller.seed",
@@ -119,7 +120,7 @@ def _num_blocks(latency: pd.DataFrame, label: str) -> int:
     if latency.empty:
         return 0
     entrants = {label} | ({REFERENCE} & set(latency.strategy))
-    rows = cast("list[LatencyRecord]", list(latency.assign(fell_back=latency.get("fell_back", False)).itertuples()))
+    rows = cast("list[LatencyRecord]", list(latency.itertuples()))
     return len(counted_blocks(rows, {(entrant, False) for entrant in entrants}))
 
 
@@ -150,10 +151,10 @@ def usable(cells: Iterable[Cell]) -> None:
             raise Refused(f"{cell.facts['folder']}: {cell.problem}")
 
 
-def comparable(cells: Sequence[Cell], keys: Sequence[str] = _SAME) -> None:
+def comparable(cells: Sequence[Cell]) -> None:
     """Raises Refused unless the cells may stand in one comparison: usable, and of one device, dtype, wording and data."""
     usable(cells)
-    for key in keys:
+    for key in _SAME:
         values = {str(cell.meta["identity"].get(key)): cell for cell in cells}
         if len(values) > 1:
             named = "; ".join(f"{cell.facts['folder']}: {value}" for value, cell in sorted(values.items(), key=lambda v: v[0]))
@@ -161,8 +162,8 @@ def comparable(cells: Sequence[Cell], keys: Sequence[str] = _SAME) -> None:
 
 
 def same_clock(cells: Sequence[Cell]) -> None:
-    """Raises Refused where times of these cells may not be compared: another processor, or as many threads not."""
-    for key in ("processor", "threads"):
+    """Raises Refused where times of these cells may not be compared: another processor, number of threads or way of allocating."""
+    for key in _CLOCKWORK:
         found = {str(cell.meta[key]): cell for cell in cells if cell.meta.get(key) is not None}
         if len(found) > 1:
             named = "; ".join(f"{cell.facts['folder']}: {value}" for value, cell in sorted(found.items(), key=lambda v: v[0]))
@@ -177,7 +178,7 @@ def usual_place(cells: Sequence[Cell], timed: bool = False) -> Place:
 
 def in_place(cells: Sequence[Cell], place: Place, timed: bool = False) -> None:
     """Raises Refused where a cell may not be used, or ran on another device, in another dtype or with other prompts than what it would
-    stand beside; `timed`: or on another processor, or as many threads not."""
+    stand beside; `timed`: or differs in its _CLOCKWORK."""
     usable(cells)
     for cell in cells:
         if (own := _place(cell, timed)) != place:
@@ -186,7 +187,7 @@ def in_place(cells: Sequence[Cell], place: Place, timed: bool = False) -> None:
 
 def _place(cell: Cell, timed: bool) -> Place:
     found = [str(cell.meta["identity"][key]) for key in ("device", "dtype", "prompts")]
-    return tuple(found + [f"{key} {cell.meta.get(key)}" for key in ("processor", "threads") if timed])
+    return tuple(found + [f"{key} {cell.meta.get(key)}" for key in _CLOCKWORK if timed])
 
 
 def codes_of(cells: Iterable[Cell]) -> set[str]:

@@ -9,7 +9,7 @@ from typing import final
 from analysis.cells import Cell, Where, trained_organism
 from analysis.contrasts import SEEDS
 from analysis.declared import Claim, Declared, Measure
-from analysis.errors import MismatchedSamples, Missing, Refused
+from analysis.errors import Missing, Refused
 from analysis.estimates import Estimate, Point, number, point_of, spoken
 from analysis.lines import line_error
 from analysis.metrics import metric
@@ -66,7 +66,7 @@ def _measured(claim: Claim, place: int, cells: Sequence[Cell], run: str, shown: 
     except Missing as error:
         shown.note(str(error))
         return _Measured()
-    except (Refused, MismatchedSamples) as error:
+    except Refused as error:
         shown.refuse(claim.claim, error)
         return _Measured(matched)
     if found.note:
@@ -124,7 +124,7 @@ def _least(claim: Claim, cells: Sequence[Cell]) -> str:
             try:
                 point, against = (point_of(cells, measure.label, {**(side or {}), **where}) for side in (measure.cells, measure.against))
                 found = metric(measure.metric).compute(point, against)
-            except (Refused, MismatchedSamples):
+            except Refused:
                 return f"{first} (not measured at {value})"
             if _ruling(claim, [found]) != "holds":
                 break

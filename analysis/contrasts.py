@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import final
 
 from analysis import quality, timing
 from analysis.cells import ORGANISM, Cell, trained_organism
 from analysis.declared import ContrastSpec, Declared, Where, combinations, filled
-from analysis.errors import MismatchedSamples, Missing, Refused
+from analysis.errors import Missing, Refused
 from analysis.estimates import Estimate, Point, number, point_of, spoken
 from analysis.metrics import metric
-from analysis.stats import holm
+from analysis.stats import detectable, holm
 from analysis.tables import Entry, Table
 
 LEVEL = 0.05
@@ -25,7 +25,7 @@ SEEDS = 3
 class _Found:
     effect: Estimate
     p: float
-    detectable: float | None
+    detectable: float
     by_seed: tuple[float, ...]
     unit: str
     none: float  # the effect that is no effect
@@ -44,7 +44,7 @@ def table(study: Declared, cells: Sequence[Cell]) -> Table:
                 found[name] = spec, _measured(spec, cells, study.where | spec.where | chosen, study.command)
             except Missing as error:
                 shown.note(str(error))
-            except (Refused, MismatchedSamples) as error:
+            except Refused as error:
                 shown.refuse(name, error)
     if not found:
         return shown
@@ -67,15 +67,15 @@ def _measured(spec: ContrastSpec, cells: Sequence[Cell], where: Where, run: str)
         if a.cells != b.cells:
             raise Refused("timings are compared within the same blocks only: a and b must be entrants of one cell")
         ratio, p = timing.faster(a, timing.CLOCKS[spec.metric], b.entrant)
-        return _Found(ratio, p, math.exp(_detectable(*map(math.log, _ends(ratio)))), (), "x", 1.0)
+        return _Found(ratio, p, math.exp(detectable(*map(math.log, _ends(ratio)))), (), "x", 1.0)
     if (column := paired_column(spec.metric)) is not None:
         paired = quality.contrast(a, b, column)
         is_ratio = spec.metric.startswith("ratio:")
         unit = metric(spec.metric).unit
         effect = metric(spec.metric).compute(a, b)
         low, high = _ends(effect)
-        detectable = math.exp(_detectable(math.log(low), math.log(high))) if is_ratio else _detectable(low, high)
-        return _Found(effect, paired.p, detectable, paired.by_seed, unit, 1.0 if is_ratio else 0.0)
+        least = math.exp(detectable(math.log(low), math.log(high))) if is_ratio else detectable(low, high)
+        return _Found(effect, paired.p, least, paired.by_seed, unit, 1.0 if is_ratio else 0.0)
     quality.fair_bits(a, b, spec.metric)
     found = quality.contrast(a, b, spec.metric)
     unit = "points" if spec.metric == "accuracy" else metric(spec.metric).unit
@@ -87,11 +87,6 @@ def _ends(effect: Estimate) -> tuple[float, float]:
     if effect.low is None or effect.high is None:
         raise Refused(f"{effect.cells[0].facts['folder']}: a single number without an interval")
     return effect.low, effect.high
-
-
-def _detectable(low: float, high: float) -> float:
-    """The least effect that would have shown (80% power, 5% level), from a 95% interval."""
-    return 2.8 * (high - low) / (2 * 1.96)
 
 
 def _filled(side: Where, where: Where) -> Where:
@@ -112,16 +107,14 @@ def _point(cells: Sequence[Cell], label: str, where: Where, run: str) -> Point:
 def _row(name: str, spec: ContrastSpec, found: _Found, adjusted: float) -> list[Entry]:
     cell, *others = found.effect.cells
     rest = tuple(others)
-    detectable = "-" if found.detectable is None else number(found.detectable, found.unit).lstrip("+")
-    signs = {value > 0 for value in found.by_seed}
-    alike = "-" if len(found.by_seed) < 2 else f"{'yes' if len(signs) == 1 else 'no'} ({len(found.by_seed)})"
+    alike = "-" if len(found.by_seed) < 2 else f"{'yes' if len(_signs(found.by_seed)) == 1 else 'no'} ({len(found.by_seed)})"
     return [
         Entry(name),
         Entry(str(found.effect.num), cell, rest),
         Entry(spoken(found.effect, found.unit), cell, rest),
         Entry(f"{found.p:.2g}", cell, rest),
         Entry(f"{adjusted:.2g}", cell, rest),
-        Entry(detectable, cell, rest),
+        Entry(number(found.detectable, found.unit).lstrip("+"), cell, rest),
         Entry(alike),
         Entry(_verdict(spec, found, adjusted), cell, rest),
     ]
@@ -141,6 +134,11 @@ def _verdict(spec: ContrastSpec, found: _Found, adjusted: float) -> str:
 
 def _narrow(by_seed: Sequence[float]) -> str:
     """What is to be said of a conclusion that fewer than SEEDS training seeds carry, or not all of them."""
-    if len({value > 0 for value in by_seed}) > 1:
+    if len(_signs(by_seed)) > 1:
         return f", and not in each of {len(by_seed)} training seeds"
     return "" if len(by_seed) >= SEEDS else f", in {len(by_seed)} training seed{'s' if len(by_seed) > 1 else ''}"
+
+
+def _signs(values: Iterable[float]) -> set[int]:
+    """Which of -1, 0 and 1 occur: an effect of nothing has the sign of neither side."""
+    return {(value > 0) - (value < 0) for value in values}

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from analysis import quality
 from analysis.cells import MIXTURE, ORGANISM, Cell
 from analysis.declared import TableSpec, Where
-from analysis.errors import MismatchedSamples, NotMeasured, Refused
+from analysis.errors import NotMeasured, Refused
 from analysis.estimates import Point, number, spoken
 from analysis.tables import Entry, Table, count_of, empty_tables, points
 
@@ -93,7 +93,7 @@ def against(table: Table, point: Point, other: Point | None, name: str = "kl") -
         quality.equal_bits(point, other, name)
     except NotMeasured:
         return [Entry("-")] * 2
-    except (Refused, MismatchedSamples) as error:
+    except Refused as error:
         table.refuse(f"{point.label} against {other.label}", error)
         return [Entry("-")] * 2
     texts = spoken(found.effect, unit), number(found.detectable, unit).lstrip("+")
@@ -105,5 +105,5 @@ def _share(table: Table, point: Point | None, random: Point | None, oracle: Poin
         return Entry("-")
     try:
         return table.entry(quality.share_of_gap(point, random, oracle), "%")
-    except (Refused, MismatchedSamples):
+    except Refused:
         return Entry("-")

@@ -10,7 +10,7 @@ import itertools
 import re
 from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, TypeVar, final
+from typing import Any, Literal, TypeVar, final, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -20,6 +20,7 @@ EXPERIMENTS = Path("experiments")
 _BLOCK = re.compile(r"^```yaml\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _T = TypeVar("_T")
 Where = dict[str, Any]
+RULINGS = {"holds", "fails", "unclear"}
 
 
 @final
@@ -28,7 +29,7 @@ class TableSpec:
     """Rows by label; `kind` says which table. Rows named raw, text, reprefill, blank and shuffled play those parts."""
 
     name: str
-    kind: str  # strategies | controllers | crossed | divergences | timings
+    kind: Literal["strategies", "controllers", "crossed", "divergences", "timings"]
     title: str
     rows: dict[str, Where]
     where: Where = field(default_factory=dict)
@@ -50,7 +51,7 @@ class ContrastSpec:
     metric: str
     a: Where
     b: Where
-    expect: str
+    expect: Literal["less", "more"]
     where: Where = field(default_factory=dict)
     each: dict[str, list[Any]] = field(default_factory=dict)
 
@@ -70,13 +71,13 @@ class Axis:
 @final
 @dataclass(frozen=True, slots=True)
 class PanelSpec:
-    """One pair of axes. kind: lines | stack | map."""
+    """One pair of axes."""
 
     title: str
     lines: dict[str, Where]
     x: Axis
     metric: str = ""
-    kind: str = "lines"
+    kind: Literal["lines", "stack", "map"] = "lines"
     scale: str = "linear"
     where: Where = field(default_factory=dict)
     against: Where | None = None
@@ -141,8 +142,8 @@ class Claim:
     differs: str
     study: str
     measures: list[Measure]
-    needs: str  # any | cuda | real
-    verdict: dict[str, str]  # holds, fails, unclear; {0}, {1} ... are the measures
+    needs: Literal["any", "cuda", "real"]
+    verdict: dict[str, str]  # of each RULING; {0}, {1} ... are the measures
     at_least: float | None = None
     at_most: float | None = None
     instead: str = ""  # the study whose records are shown where `study` has none
@@ -182,6 +183,9 @@ def claims(root: Path) -> list[Claim]:
     if not path.exists():
         return []
     rows = _parsed(path, path.read_text(encoding="utf-8"))
+    for row in rows:
+        if (said := set(row.get("verdict", {}))) != RULINGS:
+            raise Undeclared(f"{path}: {row.get('claim')!r} has verdicts for {sorted(said)}; it takes {sorted(RULINGS)}")
     return [_made(path, Claim, row | {"measures": [_made(path, Measure, m) for m in row.get("measures", [])]}) for row in rows]
 
 
@@ -212,8 +216,12 @@ def _parsed(path: Path, text: str) -> Any:
 def _made(path: Path, kind: type[_T], values: dict[str, Any]) -> _T:
     known = {f.name: f for f in fields(kind)}  # type: ignore[arg-type]
     needed = {n for n, f in known.items() if f.default is MISSING and f.default_factory is MISSING}
-    if wrong := values.keys() - known.keys() or needed - values.keys():
-        raise Undeclared(f"{path}: {kind.__name__} has or lacks {', '.join(sorted(wrong))}; it takes {', '.join(known)}")
+    for wrong, said in ((values.keys() - known.keys(), "does not take"), (needed - values.keys(), "lacks")):
+        if wrong:
+            raise Undeclared(f"{path}: {kind.__name__} {said} {', '.join(sorted(wrong))}; it takes {', '.join(known)}")
+    for name, hint in get_type_hints(kind).items():
+        if get_origin(hint) is Literal and name in values and values[name] not in get_args(hint):
+            raise Undeclared(f"{path}: {name} of a {kind.__name__} is {values[name]!r}; it is one of {', '.join(get_args(hint))}")
     return kind(**values)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from analysis import quality
 from analysis.cells import ORGANISM, Cell
 from analysis.declared import TableSpec, Where
-from analysis.errors import MismatchedSamples, Refused
+from analysis.errors import Refused
 from analysis.estimates import Estimate, Point
 from analysis.tables import Entry, Table, empty_tables, points
 
@@ -51,7 +51,7 @@ def _shape(point: Point) -> tuple[int, int]:
 def _entry(table: Table, point: Point, name: str, unit: str) -> Entry:
     try:
         found: Estimate = quality.average(point, name)
-    except (Refused, MismatchedSamples) as error:
+    except Refused as error:
         table.note(str(error))
         return Entry("-")
     return table.entry(found, unit)

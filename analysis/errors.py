@@ -21,10 +21,6 @@ class NoRecords(AnalysisError, FileNotFoundError):
     """A study or a run that is not there."""
 
 
-class MismatchedSamples(AnalysisError):
-    """Two runs that are to be compared by problem do not hold the same problems."""
-
-
 class Undeclared(AnalysisError):
     """A declaration that cannot be read; the message names the file and what is wrong."""
 
@@ -35,6 +31,10 @@ class Refused(AnalysisError):
 
 class NotMeasured(Refused):
     """A number that the run was not asked for: its phase was off, or nothing of the kind exists there."""
+
+
+class MismatchedSamples(Refused):
+    """Two runs that are to be compared by problem do not hold the same problems."""
 
 
 class Missing(Refused):

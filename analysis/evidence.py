@@ -52,6 +52,11 @@ class Evidence:
     cells: list[Cell]
     problems: list[str]
 
+    @property
+    def tables(self) -> list[Table]:
+        """All of them, the claims first."""
+        return [self.claims, *(table for chapter in self.chapters for table in chapter.tables)]
+
 
 def gather(published: Path = PUBLISHED, experiments: Path = EXPERIMENTS) -> Evidence:
     """Reads every published study and makes every table and figure that is declared. What cannot be read becomes a problem."""
@@ -82,8 +87,7 @@ def _chapter(study: Declared, cells: list[Cell]) -> Chapter:
 
 def outputs(evidence: Evidence, published: Path = PUBLISHED) -> dict[str, bytes]:
     """Every file, by its path from the root of the repository."""
-    tables = [evidence.claims, *(table for chapter in evidence.chapters for table in chapter.tables)]
-    found = {f"results/tables/{table.name}.csv": as_csv(table).encode() for table in tables if table.rows}
+    found = {f"results/tables/{table.name}.csv": as_csv(table).encode() for table in evidence.tables if table.rows}
     for chapter in evidence.chapters:
         for figure in chapter.figures:
             found |= {f"results/figures/{name}": data for name, data in figure.files.items()}
@@ -147,4 +151,4 @@ def stale(root: Path, files: dict[str, bytes]) -> list[str]:
 def too_large(published: Path = PUBLISHED) -> Iterable[str]:
     """A line where the published studies together are over their limit."""
     size = folder_bytes(published) if published.exists() else 0
-    return [f"{published} holds {size / 1e6:.1f} MB, over {LIMIT_BYTES / 1e6:.0f}"] if size > LIMIT_BYTES else []
+    return [f"{published} holds {size / 1e6:.1f} MB, over {LIMIT_BYTES / 1e6:.0f}: remove a study"] if size > LIMIT_BYTES else []

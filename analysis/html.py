@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.cells import Cell, cells_of
-from analysis.evidence import gather
+from analysis.evidence import EXPERIMENTS, gather
 from analysis.figures import Drawn
 from analysis.publish import PUBLISHED
 from analysis.runs import compare, folders
@@ -22,19 +22,21 @@ PROBLEMS = 10  # of each cell, with their transcripts
 _TURN = ("role", "said", "cached_tokens", "prefilled_tokens", "generated_tokens", "latent_steps")
 
 
-def write(runs: Sequence[Path], out: Path, published: Path = PUBLISHED) -> Path:
+def write(runs: Sequence[Path], out: Path, published: Path = PUBLISHED, experiments: Path = EXPERIMENTS) -> Path:
     """Writes the page of these runs, or of everything published where there are none; returns its path."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(_of_runs(runs) if runs else _of_published(published), encoding="utf-8")
+    out.write_text(_of_runs(runs) if runs else _of_published(published, experiments), encoding="utf-8")
     return out
 
 
-def _of_published(published: Path) -> str:
-    evidence = gather(published)
-    chapters = [chapter for chapter in evidence.chapters if chapter.published]
-    tables = [evidence.claims, *(table for chapter in chapters for table in chapter.tables)]
+def _of_published(published: Path, experiments: Path) -> str:
+    evidence = gather(published, experiments)
+    unread = Table("problems", "What could not be read", [])
+    for problem in evidence.problems:
+        unread.note(problem)
+    tables = [*([unread] if evidence.problems else []), *evidence.tables]
     texts = {name: transcripts(name, PROBLEMS, published) for name in dict.fromkeys(cell.study for cell in evidence.cells)}
-    return page(tables, [figure for chapter in chapters for figure in chapter.figures], evidence.cells, texts)
+    return page(tables, [figure for chapter in evidence.chapters for figure in chapter.figures], evidence.cells, texts)
 
 
 def _of_runs(runs: Sequence[Path]) -> str:
@@ -49,7 +51,7 @@ def page(tables: Sequence[Table], figures: Sequence[Drawn], cells: Sequence[Cell
     """The page as text; `texts` are samples with their transcripts, by study."""
     data = {
         "tables": [_table(table) for table in tables],
-        "figures": [_figure(figure) for figure in figures if figure.files],
+        "figures": [_figure(figure) for figure in figures],
         "cells": {_key(cell): _cell(cell) for cell in cells},
         "samples": {study: _samples(study, frame) for study, frame in texts.items()},
     }
@@ -71,8 +73,8 @@ def _key(cell: Cell) -> str:
 
 
 def _figure(figure: Drawn) -> dict[str, Any]:
-    text = figure.files[f"{figure.name}.svg"].decode()
-    return {"name": figure.name, "svg": text[text.index("<svg") :], "caption": figure.caption, "gaps": figure.gaps}
+    text = figure.files[f"{figure.name}.svg"].decode() if figure.files else ""
+    return {"name": figure.name, "svg": text[max(text.find("<svg"), 0) :], "caption": figure.caption, "gaps": figure.gaps}
 
 
 def _cell(cell: Cell) -> dict[str, Any]:

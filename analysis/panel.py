@@ -8,7 +8,7 @@ from typing import final
 
 from analysis.cells import Cell, Place, Where, in_place, usual_place
 from analysis.declared import PanelSpec
-from analysis.errors import MismatchedSamples, Missing, Refused
+from analysis.errors import Missing, Refused
 from analysis.estimates import Estimate, Point, point_of
 from analysis.metrics import metric
 
@@ -58,7 +58,7 @@ class Panel:
         """A metric of the point; None, noted, where it is refused."""
         try:
             found = metric(name).compute(point, against)
-        except (Refused, MismatchedSamples) as error:
+        except Refused as error:
             self.refused.append(f"{point.label}: {error}")
             return None
         self.nums.append(found.num)

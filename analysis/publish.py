@@ -31,12 +31,11 @@ def publish(study: str, runs: Path, published: Path = PUBLISHED, some: bool = Fa
     folders = sorted(p for p in (runs / study).glob("*/") if (p / "meta.json").exists())
     unfinished = [p for p in folders if not is_finished(p)]
     if unfinished and not some:
-        raise Unfinished(
-            f"{len(unfinished)} runs of {study} are not finished: {', '.join(p.name for p in unfinished[:3])} ...; run them again"
-        )
+        named = ", ".join(p.name for p in unfinished[:3]) + (" ..." if len(unfinished) > 3 else "")
+        raise Unfinished(f"{len(unfinished)} runs of {study} are not finished: {named}; run them again, or leave them out with --some")
     finished = [p for p in folders if p not in unfinished]
     if not finished:
-        raise Unfinished(f"{runs / study} holds no finished run")
+        raise Unfinished(f"{runs / study} holds no finished run; run the study, or name another store with --runs")
     published.mkdir(parents=True, exist_ok=True)
     out = published / study
     cells, tables = _together(out, finished)
@@ -55,7 +54,8 @@ def publish(study: str, runs: Path, published: Path = PUBLISHED, some: bool = Fa
                 )
         if (size := folder_bytes(published) - folder_bytes(out)) > LIMIT_BYTES:
             raise Damaged(
-                f"{published} would hold {size / 1e6:.1f} MB, at most {LIMIT_BYTES / 1e6:.0f} may be committed; publish fewer samples"
+                f"{published} would hold {size / 1e6:.1f} MB, at most {LIMIT_BYTES / 1e6:.0f} may be committed; "
+                "remove a study from it, or run this one with a smaller limit"
             )
         shutil.rmtree(out, ignore_errors=True)
         shutil.copytree(made, out)

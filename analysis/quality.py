@@ -12,9 +12,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from analysis.cells import Cell, comparable, same_clock
-from analysis.errors import NotMeasured, Refused
+from analysis.errors import MismatchedSamples, NotMeasured, Refused
 from analysis.estimates import Estimate, Point
-from analysis.stats import bootstrap, difference, mean_ratio, paired, sign_flips
+from analysis.stats import bootstrap, detectable_mean, difference, mean_ratio, paired, sign_flips
 from analysis.timing import FEW, PROCESSES
 from avpbench.aggregate import wilson
 
@@ -85,7 +85,7 @@ def pooled(cells: Sequence[Cell], name: str) -> pd.Series:
         return values(cells[0], name)
     table = pd.concat([values(cell, name) for cell in cells], axis=1)
     if table.isna().any().any():
-        raise Refused(f"{cells[0].facts['folder']} and its other draws do not hold the same problems")
+        raise MismatchedSamples(f"{cells[0].facts['folder']} and its other draws do not hold the same problems")
     return table.mean(axis=1)
 
 
@@ -147,7 +147,7 @@ def ratio(point: Point, against: Point, name: str) -> Estimate:
 
 
 def _matched(point: Point, against: Point, name: str) -> list[NDArray[np.float64]]:
-    """values_N2 of the same problems, an array a training seed. Raises Refused or MismatchedSamples."""
+    """values_N2 of the same problems, an array a training seed. Raises Refused."""
     comparable((*point.cells, *against.cells))
     if name.endswith("_s"):
         same_clock((*point.cells, *against.cells))
@@ -188,9 +188,8 @@ def contrast(point: Point, against: Point, name: str) -> Contrast:
     by_seed = tuple(float(c.mean()) for c in changes)
     if name != "accuracy":
         low, high = bootstrap(changes)
-        detectable = [2.8 * float(c.std(ddof=1)) / len(c) ** 0.5 if len(c) > 1 else float("inf") for c in changes]
         effect = Estimate(float(np.mean(by_seed)), low, high, count, cells)
-        return Contrast(effect, max(map(sign_flips, changes)), max(detectable), by_seed)
+        return Contrast(effect, max(map(sign_flips, changes)), max(map(detectable_mean, changes)), by_seed)
     if any(((g != 0) & (g != 1)).any() for g in groups):
         raise Refused(f"{point.label} against {against.label}: accuracy over several random draws is not a yes or no")
     seeds = [difference([(bool(other), bool(mine)) for mine, other in g]) for g in groups]

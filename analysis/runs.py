@@ -7,7 +7,7 @@ from pathlib import Path
 
 from analysis import strategies
 from analysis.cells import Cell, cells_of
-from analysis.errors import MismatchedSamples, NoRecords, Refused
+from analysis.errors import NoRecords, Refused
 from analysis.estimates import Point, number, spoken
 from analysis.metrics import METRICS
 from analysis.quality import contrast
@@ -21,6 +21,8 @@ def folders(given: Sequence[Path]) -> list[Path]:
     found: list[Path] = []
     for folder in given:
         inside = [p.parent for p in sorted(folder.glob("*/summary.json"))]
+        if not inside and (begun := len(list(folder.glob("*/meta.json")))):
+            raise NoRecords(f"none of the {begun} runs in {folder} is finished; run the same command again, which goes on with them")
         if not inside and not (folder / "meta.json").exists():
             raise NoRecords(f"{folder} is no run's folder and holds none; give results/runs/STUDY/CELL or results/runs/STUDY")
         found += inside or [folder]
@@ -56,7 +58,7 @@ def _diverges(table: Table, point: Point, reference: Point) -> list[Entry]:
         if point is reference:
             return [Entry("-")] * 3
         found = contrast(point, reference, "kl")
-    except (Refused, MismatchedSamples) as error:
+    except Refused as error:
         table.refuse(f"KL of {point.label} against {reference.label}", error)
         return [Entry("-")] * 3
     texts = spoken(found.effect, "nats"), f"{found.p:.2g}", number(found.detectable, "nats")
@@ -74,8 +76,11 @@ def _points(given: Sequence[Path]) -> dict[str, Point]:
 
 
 def report(folder: Path) -> list[Table]:
-    """One run: its numbers with intervals, its timings of every entrant with their limits, its gates."""
-    point = next(iter(_points([folder]).values()))
+    """One run: its numbers with intervals, its timings of every entrant with their limits, its gates. Raises NoRecords for several."""
+    points = list(_points([folder]).values())
+    if len(points) > 1:
+        raise NoRecords(f"{folder} holds {len(points)} runs and a report is of one; give {folder}/CELL, or compare them")
+    point = points[0]
     cell = point.first
     numbers = Table("report", str(cell.facts["folder"]), ["number", "value", "n"])
     if cell.problem:
@@ -83,7 +88,7 @@ def report(folder: Path) -> list[Table]:
     for name, one in METRICS.items():
         try:
             estimate = one.compute(point, None)
-        except (Refused, MismatchedSamples):
+        except Refused:
             continue
         numbers.rows.append([Entry(name), Entry(spoken(estimate, one.unit)), Entry(str(estimate.num))])
         if estimate.note:

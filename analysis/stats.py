@@ -15,6 +15,7 @@ from scipy import optimize, stats
 from analysis.errors import MismatchedSamples
 
 _Z = 1.959963984540054
+_POWER = 2.8  # standard errors that 80% power at the 5% level takes
 _PIECE = 4_000_000  # values drawn at a time: 32 MB
 _T = TypeVar("_T")
 
@@ -31,7 +32,8 @@ def paired(a: Mapping[str, _T], b: Mapping[str, _T]) -> list[tuple[_T, _T]]:
 @dataclass(frozen=True, slots=True)
 class Difference:
     """b against a, over the same problems: effect = share(b) - share(a), with Tango's interval, McNemar's exact p and the
-    least difference that so many problems and so much discordance would have shown (80% power, 5% level)."""
+    least difference that so many problems and so much discordance would have shown (80% power, 5% level); where no problem is
+    discordant, what the interval's width would have shown."""
 
     num: int
     only_a: int
@@ -58,8 +60,18 @@ def difference(pairs: Sequence[tuple[bool, bool]]) -> Difference:
         low=low,
         high=high,
         p=mcnemar(only_a, only_b),
-        detectable=2.8 * math.sqrt(discordant / count),
+        detectable=_POWER * math.sqrt(discordant / count) if discordant else detectable(low, high),
     )
+
+
+def detectable(low: float, high: float) -> float:
+    """The least effect that would have shown (80% power, 5% level), from a 95% interval."""
+    return _POWER * (high - low) / (2 * _Z)
+
+
+def detectable_mean(values: NDArray[np.float64]) -> float:
+    """The least mean that would have shown (80% power, 5% level), from values a problem."""
+    return _POWER * float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else math.inf
 
 
 def mcnemar(only_a: int, only_b: int) -> float:

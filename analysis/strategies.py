@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from analysis import quality
 from analysis.cells import MIXTURE, ORGANISM, UNTRAINED, Cell, Place, codes_of, in_place, usual_place
 from analysis.declared import TableSpec, Where
-from analysis.errors import MismatchedSamples, NotMeasured, Refused
+from analysis.errors import NotMeasured, Refused
 from analysis.estimates import Point, number, spoken
 from analysis.tables import Entry, Table, count_of, empty_tables, points
 
@@ -98,7 +98,7 @@ def _against(table: Table, point: Point, raw: Point | None) -> list[Entry]:
         found = quality.contrast(point, raw, "accuracy")
     except NotMeasured:
         return [Entry("-")] * 4
-    except (Refused, MismatchedSamples) as error:
+    except Refused as error:
         table.refuse(f"{point.label} against {raw.label}", error)
         return [Entry("-")] * 4
     assert found.flipped is not None
@@ -116,7 +116,7 @@ def _sensitivity(table: Table, rows: dict[str, Point]) -> None:
     try:
         best = max((blank, shuffled), key=lambda p: quality.average(p, "accuracy", interval=False).value)
         effect = quality.contrast(raw, best, "accuracy").effect
-    except (Refused, MismatchedSamples) as error:
+    except Refused as error:
         table.refuse("sensitivity", error)
         return
     assert effect.low is not None

@@ -10,7 +10,7 @@ from typing import Any, final
 
 from analysis.cells import Cell, Where
 from analysis.declared import TableSpec, combinations, filled
-from analysis.errors import MismatchedSamples, NotMeasured, Refused
+from analysis.errors import NotMeasured, Refused
 from analysis.estimates import Estimate, Point, point_of, spoken
 from analysis.metrics import metric
 
@@ -70,7 +70,7 @@ class Table:
             return self.entry(metric(name).compute(point, against), metric(name).unit)
         except NotMeasured:
             return Entry("-")
-        except (Refused, MismatchedSamples) as error:
+        except Refused as error:
             self.refuse(f"{point.label}, {name}", error)
             return Entry("-")
 
@@ -96,7 +96,7 @@ def markdown(table: Table, link: Link | None = None, level: int = 3) -> str:
     row where a number has several."""
     lines = [f"{'#' * level} {table.title}", ""]
     if table.rows:
-        several = link is not None and any(entry.others for row in table.rows for entry in row)
+        several = link is not None and any(one.others for row in table.rows for entry in row for one in (entry, *entry.parts))
         header = [*table.header, "cells"] if several else table.header
         lines += [_row(header), _row(["---", *["---" if table.prose else "---:"] * (len(header) - 1)])]
         lines += [_row([*(_linked(entry, link) for entry in row), *([_all(row, link)] if several else [])]) for row in table.rows]

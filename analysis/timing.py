@@ -46,8 +46,7 @@ def _rows(cell: Cell, entrant: str, clock: str) -> pd.DataFrame:
 def _sorted_out(cell: Cell) -> dict[tuple[str, str], pd.DataFrame]:
     """The rows of every entrant and clock, without the second runs of A/A and what fell back to words, by process and block."""
     frame = cell.latency
-    counts = ~frame.aa & ~frame.fell_back if "fell_back" in frame else ~frame.aa
-    parts = frame[counts].groupby(["strategy", "clock"])
+    parts = frame[~frame.aa & ~frame.fell_back].groupby(["strategy", "clock"])
     return {(str(name), str(clock)): _means_of_blocks(part) for (name, clock), part in parts}
 
 
@@ -174,16 +173,20 @@ def _records(cell: Cell) -> list[LatencyRecord]:
 
 
 def break_even(point: Point) -> BreakEven:
-    """The bandwidth at which the hand-off and re-prefill take equally long, as a run's own summary has it."""
+    """The bandwidth at which the hand-off and re-prefill take equally long, as a run's own summary has it.
+
+    Raises Refused where the two share no whole block.
+    """
+    blocks(point, "handoff", (point.entrant, REFERENCE))
     cell = point.first
     return measure(_records(cell), point.entrant, REFERENCE, cell.facts.get("bandwidth") is not None, None)
 
 
 def achieved_flop_per_s(point: Point) -> float:
-    """What re-prefill's pass reached, F."""
+    """What re-prefill's pass reached, F. Raises Refused where it was not timed."""
+    blocks(point, "device", (REFERENCE,))
     cell = point.first
     work = cell.meta["roofline"]
     if not work:
         raise Refused(f"{cell.facts['folder']} has no count of operations")
-    _rows(cell, REFERENCE, "device")  # raises where it was not timed
     return breakeven.achieved_flop_per_s(_records(cell), REFERENCE, Work(**{name: work[name] for name in Work.__slots__}))

@@ -13,11 +13,12 @@ from pathlib import Path
 
 import pytest
 from synthetic import write_run
-from trial import BASE, README, again, declare, made, runs
+from trial import BASE, CLAIMS, README, again, declare, made, runs
 
+from analysis import html
 from analysis.cells import cells_of
 from analysis.errors import Damaged, NoRecords, Undeclared, Unfinished
-from analysis.evidence import stale, write
+from analysis.evidence import stale, too_large, write
 from analysis.publish import publish
 from analysis.studies import load
 
@@ -238,6 +239,8 @@ def test_a_damaged_parquet_spoils_its_study_only(trial: Path, tmp_path: Path) ->
     path.write_bytes(path.read_bytes()[:-100])
     text = made(tmp_path / "t")["BENCHMARKS.md"].decode()
     assert "samples.parquet cannot be read" in text
+    page = html.write([], tmp_path / "page.html", tmp_path / "t" / "published", tmp_path / "t" / "experiments").read_text()
+    assert "samples.parquet cannot be read" in page
     (path.parent / "cells.json").write_text("[{")
     assert "cells.json cannot be read" in made(tmp_path / "t")["BENCHMARKS.md"].decode()
 
@@ -248,6 +251,9 @@ def test_a_damaged_parquet_spoils_its_study_only(trial: Path, tmp_path: Path) ->
         ("command:", "komand:", "komand"),
         ("expect: more", "expekt: more", "expekt"),
         ("command: p", "command: [", "cannot be read"),
+        ("kind: timings", "kind: time", "kind of a TableSpec is 'time'; it is one of strategies, "),
+        ("expect: more", "expect: greater", "expect of a ContrastSpec is 'greater'; it is one of less, more"),
+        (", metric: accuracy", "", "ContrastSpec lacks metric"),
     ],
 )
 def test_a_wrong_declaration_names_its_file(tmp_path: Path, was: str, now: str, why: str) -> None:
@@ -258,10 +264,22 @@ def test_a_wrong_declaration_names_its_file(tmp_path: Path, was: str, now: str, 
         made(tmp_path)
 
 
+def test_a_claim_has_wording_for_every_ruling(tmp_path: Path) -> None:
+    declare(tmp_path)
+    path = tmp_path / "experiments" / "claims.yaml"
+    for was, now, why in (
+        (", unclear:", ", unsure:", r"verdicts for \['fails', 'holds', 'unsure'\]"),
+        ("needs: any", "needs: gpu", "needs of a Claim is 'gpu'"),
+    ):
+        path.write_text(CLAIMS.replace(was, now))
+        with pytest.raises(Undeclared, match=why):
+            made(tmp_path)
+
+
 def test_an_unfinished_study_is_not_published(tmp_path: Path) -> None:
     folder = write_run(tmp_path, [*BASE, "strategy=raw"])
     (folder / "summary.json").unlink()
-    with pytest.raises(Unfinished, match="1 runs of trial are not finished"):
+    with pytest.raises(Unfinished, match=r"1 runs of trial are not finished: tiny-[^ ]*; .* leave them out with --some"):
         publish("trial", tmp_path, tmp_path / "published")
 
 
@@ -283,8 +301,12 @@ def test_commands_of_unpublished_runs(trial: Path, tmp_path: Path, capsys: pytes
     told = capsys.readouterr().out
     assert "floor_is_small" in told
     assert "stages of raw" in told
-    assert main(["report", str(tmp_path)]) == 1
-    assert "is no run's folder" in capsys.readouterr().err
+    for folder, why in ((tmp_path, "is no run's folder"), (trial / "runs" / "trial", "runs and a report is of one")):
+        assert main(["report", str(folder)]) == 1
+        assert why in capsys.readouterr().err
+    write_run(tmp_path, [*BASE, "strategy=raw"]).joinpath("summary.json").unlink()
+    assert main(["compare", str(tmp_path / "trial")]) == 1
+    assert "none of the 1 runs" in capsys.readouterr().err
 
 
 def test_a_run_that_is_not_there_is_named(tmp_path: Path) -> None:
@@ -312,3 +334,6 @@ def test_what_is_too_large_is_refused_before_anything_is_written(tmp_path: Path,
         publish("t", runs, published)
     assert {p.name: p.read_bytes() for p in (published / "t").iterdir()} == before
     assert [p.name for p in published.iterdir()] == ["t"]
+    assert not list(too_large(published))
+    monkeypatch.setattr("analysis.evidence.LIMIT_BYTES", 10)
+    assert [line.endswith("remove a study") for line in too_large(published)] == [True]

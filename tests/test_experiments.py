@@ -78,7 +78,6 @@ def test_what_a_study_measures_has_a_definition(study: Any) -> None:
         metric(panel.metric)
     for contrast in study.contrasts:
         assert contrast.metric in CLOCKS or metric(contrast.metric)
-        assert contrast.expect in ("less", "more")
 
 
 @pytest.mark.parametrize("study", NOT_RUN, ids=lambda study: study.name)
@@ -112,8 +111,6 @@ def _plain(text: str) -> Any:
 
 def test_claims_ask_for_what_exists() -> None:
     for claim in claims(EXPERIMENTS):
-        assert claim.needs in ("any", "cuda", "real")
-        assert set(claim.verdict) == {"holds", "fails", "unclear"}
         for measure in claim.measures:
             metric(measure.metric)
         for words in claim.verdict.values():

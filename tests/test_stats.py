@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from analysis.errors import MismatchedSamples
 from analysis.publish import Unfinished, publish
-from analysis.stats import MismatchedSamples, bootstrap, difference, holm, mcnemar, mean_ratio, paired, tango
+from analysis.stats import bootstrap, difference, holm, mcnemar, mean_ratio, paired, tango
 from analysis.studies import load, load_runs
 from avpbench import run
 

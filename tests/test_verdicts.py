@@ -18,7 +18,7 @@ from analysis.claims import table as claims_table
 from analysis.declared import Claim, ContrastSpec, Declared, Measure
 from analysis.errors import MismatchedSamples, Refused
 from analysis.estimates import Estimate, Point
-from analysis.tables import Table, markdown
+from analysis.tables import Entry, Table, joined, markdown
 
 UNIFORM = (*ADAPTIVE, "strategy/controller=uniform")
 SPEC = ContrastSpec("{controller} against uniform", "kl", {}, {"controller": "uniform"}, "less", each={"controller": ["snapkv", "keydiff"]})
@@ -59,6 +59,8 @@ def test_a_small_p_is_no_verdict_where_the_interval_holds_no_effect(tmp_path: Pa
     sure = replace(found, effect=replace(effect, high=-0.001))
     assert contrasts._verdict(SPEC, sure, 1e-9) == "holds"
     assert contrasts._verdict(SPEC, replace(sure, by_seed=(-0.02, 0.01, -0.02)), 1e-9) == "holds, and not in each of 3 training seeds"
+    for odd in ((-0.02, 0.0, -0.02), (0.02, 0.0, 0.02)):  # nothing at all is no vote for either side
+        assert contrasts._verdict(SPEC, replace(sure, by_seed=odd), 1e-9) == "holds, and not in each of 3 training seeds"
     assert contrasts._verdict(SPEC, sure, 0.06) == "no difference shown"
 
 
@@ -235,6 +237,9 @@ def test_a_number_of_several_cells_leads_to_all_of_them(tmp_path: Path) -> None:
     strategies.fill(table, {"raw": raw, "text": text})
     line = next(line for line in markdown(table, lambda cell: cell.label).splitlines() if line.startswith("| text |"))
     assert line.endswith(f"| [{text.first.hash}][text] [{raw.first.hash}][raw] |")
+    saved = table.entry(Estimate(0.6, 0.5, 0.7, 40, (*raw.cells, *text.cells)), "%")
+    of_claims = Table("t", "T", ["ours"], [[joined([saved, Entry("more")])]])  # numbers in one field, as the claims have them
+    assert markdown(of_claims, lambda cell: cell.label).splitlines()[-1].endswith(f"| [{raw.first.hash}][raw] [{text.first.hash}][text] |")
 
 
 def test_no_discordant_problem_in_any_seed_is_no_proof_of_equality(tmp_path: Path) -> None:
@@ -247,8 +252,9 @@ def test_no_discordant_problem_in_any_seed_is_no_proof_of_equality(tmp_path: Pat
             found.append(write_run(tmp_path, words))
         return point(*found)
 
-    effect = quality.contrast(of("raw"), of("text"), "accuracy").effect
-    assert (effect.low, effect.high) == pytest.approx((-0.088, 0.088), abs=0.002)
+    found = quality.contrast(of("raw"), of("text"), "accuracy")
+    assert (found.effect.low, found.effect.high) == pytest.approx((-0.088, 0.088), abs=0.002)
+    assert found.detectable == pytest.approx(2.8 * 0.088 / 1.96, rel=0.03)  # not 0: that would say that any difference had shown
 
 
 @pytest.mark.parametrize(("key", "value"), [("prompts", "others"), ("dtype", "bfloat16")])
