@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 import time
@@ -22,6 +23,7 @@ from avpbench.meta import Meta, here, version
 from avpbench.meter import measured_rates
 
 _PACKAGE = Path(__file__).parent
+_TELLING = ("GLIBC_TUNABLES", "MALLOC_", "THP_", "PYTORCH_", "OMP_", "KMP_", "GOMP_")  # allocators and threads
 _VERSIONS = ("torch", "transformers", "tokenizers", "hydra-core", "omegaconf", "datasets", "wandb", "safetensors", "numpy", "pyzmq")
 
 
@@ -62,6 +64,7 @@ def describe(identity: Identity, cell: Cell, config: dict[str, Any], words: Sequ
         num_samples=cell.num_samples,
         earlier=[],
         processor=_processor(),
+        environment={name: value for name, value in sorted(os.environ.items()) if name.startswith(_TELLING)},
     )
 
 

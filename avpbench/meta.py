@@ -17,7 +17,21 @@ from avpbench.progress import say
 from avpbench.prompts import prompt_hash
 from avpbench.store import code_id
 
-_SESSION = ("began", "host", "gates", "git", "versions", "cuda", "driver", "threads", "processor", "command", "notes", "spent")
+_SESSION = (
+    "began",
+    "host",
+    "gates",
+    "git",
+    "versions",
+    "cuda",
+    "driver",
+    "threads",
+    "processor",
+    "environment",
+    "command",
+    "notes",
+    "spent",
+)
 WAYS_ON = "resume=never sets them aside and starts anew; resume=anyway goes on and records it; study=NAME or results=DIR keeps both"
 _COMPUTING = ("torch", "transformers", "tokenizers")  # another version may compute something else
 
@@ -52,6 +66,7 @@ class Meta:
     num_samples: int  # of this run's limit
     earlier: list[dict[str, Any]]  # the sessions that came before in this folder: their own fields of _SESSION
     processor: str | None = None  # the CPU's own name: times of two are not compared; None where unknown, and in older records
+    environment: dict[str, str] | None = None  # variables that change how long things take (describe.py); None in older records
 
 
 def read(folder: Path) -> Meta:

@@ -185,9 +185,9 @@ def cut(prompt: Prompt, agent: Agent, num_tokens: int | None) -> Prompt:
     return replace(prompt, words=agent.engine.decode(repeated(agent.engine.template.encode(prompt.words), num_tokens)))
 
 
-def sized(sender: Agent, ids: tuple[int, ...], role: str, question: str) -> AgentState:
-    """A state of exactly these tokens; its words are what they decode to."""
-    read = sender.engine.prefill([Start(Prefix(), ids)], sender.strategy.needs)
+def sized(sender: Agent, ids: tuple[int, ...], role: str, question: str, needs: frozenset[str]) -> AgentState:
+    """A state of exactly these tokens, `needs` kept of their pass; its words are what they decode to."""
+    read = sender.engine.prefill([Start(Prefix(), ids)], needs)
     turn = Turn(role, "", sender.engine.decode(ids))
     return AgentState(sender.spec, ids, None, read.caches[0], turn, question, None, read.captured[0])
 

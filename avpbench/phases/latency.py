@@ -2,6 +2,7 @@
 
 Each block runs every strategy once by every clock, in random order. A strategy of which several runs fit into the time of the
 block's slowest one is then run again, mixed with the others; its time of the block is their mean. Every run is kept.
+Warm-ups are runs by bytes: each passes through every step that a clock measures, but for the passes of an export's captures.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import random
 from collections.abc import Callable, Sequence
 
 from avpbench.cell import Cell
+from avpbench.core import AgentState
 from avpbench.phases.distant import distant_hops
 from avpbench.phases.hop import LastHop, Place, TimedHop, Timing, cut, repeated, sized
 from avpbench.phases.replay import raw_transcript, replayed
@@ -36,7 +38,7 @@ def run(
             if index not in hops:
                 hops[index] = timed_hops(cell, strategies, index, timing)
                 for hop in [*hops[index]] * timing.warmup:
-                    hop.every_clock(Place(block, 0, False))
+                    hop.by_bytes(Place(block, 0, False))
             by_label = {hop.strategy.label: hop for hop in hops[index]}
             rng = random.Random(f"{cell.settings.seed}/{block}")
             for record in timed_block([(by_label[s.label], aa) for s, aa in entrants], block, timing.runs, rng):
@@ -50,9 +52,8 @@ def timed_block(entrants: Sequence[tuple[TimedHop, bool]], block: int, runs: int
     """Every (hop, whether it is the second of A/A) by every clock; then again by bytes, up to `runs` times in all, what is quick."""
     first = rng.sample(entrants, len(entrants))
     taken = [hop.every_clock(Place(block, order, aa)) for order, (hop, aa) in enumerate(first)]
-    spent_s = [{r.clock: r.seconds - (r.modelled_s or 0.0) for r in rows} for rows in taken]
-    longest_s = max(spent["handoff"] + spent["device"] + spent["stages"] for spent in spent_s)
-    again = [who for who, spent in zip(first, spent_s, strict=True) for _ in range(min(runs, int(longest_s / spent["handoff"])) - 1)]
+    spent_s = [next(r.seconds - (r.modelled_s or 0.0) for r in rows if r.clock == "handoff") for rows in taken]
+    again = [who for who, one_s in zip(first, spent_s, strict=True) for _ in range(min(runs, int(max(spent_s) / one_s)) - 1)]
     rng.shuffle(again)
     taken += [hop.by_bytes(Place(block, order, aa)) for order, (hop, aa) in enumerate(again, len(first))]
     return [record for rows in taken for record in rows]
@@ -68,15 +69,17 @@ def timed_hops(cell: Cell, strategies: Sequence[Strategy], index: int, timing: T
 def last_hops(cell: Cell, strategies: Sequence[Strategy], index: int, timing: Timing) -> list[LastHop]:
     """The last sender of the raw transcript, replayed through each strategy's own hops."""
     spoken = raw_transcript(cell, [index])
+    given = None if timing.prefix_tokens is None else _given(cell, strategies, spoken[0].state, timing.prefix_tokens)
     hops = []
     for strategy in strategies:
         through = cell.through(strategy)
-        if timing.prefix_tokens is None:
-            state = replayed(cell, strategy, [index], spoken)[0].state
-        else:
-            said = spoken[0].state
-            ids = repeated([i for i in said.token_ids if i >= 0], timing.prefix_tokens)
-            state = sized(through.agents[-2], ids, said.turn.role, said.question)
+        state = given or replayed(cell, strategy, [index], spoken)[0].state
         told = cut(cell.prompts(index)[-1], through.agents[-1], timing.new_tokens)
         hops.append(LastHop(strategy, through.agents[-2], through.agents[-1], state, told, cell.task.problem(index).id, timing.new_tokens))
     return hops
+
+
+def _given(cell: Cell, strategies: Sequence[Strategy], said: AgentState, num_tokens: int) -> AgentState:
+    """What was said, repeated or cut to so many tokens, with all that any of the strategies asks to be kept: read once for all of them."""
+    ids = repeated([i for i in said.token_ids if i >= 0], num_tokens)
+    return sized(cell.agents[-2], ids, said.turn.role, said.question, frozenset().union(*(s.needs for s in strategies)))

@@ -72,7 +72,8 @@ class Desk:
 
     def hold(self, place: int, strategy: str, hold: str, token_ids: list[int], role: str, question: str) -> dict[str, Any]:
         """Reads these tokens and keeps the state, to be handed over."""
-        self._held[place, strategy, hold] = sized(self._agent(place, strategy), tuple(token_ids), role, question)
+        agent = self._agent(place, strategy)
+        self._held[place, strategy, hold] = sized(agent, tuple(token_ids), role, question, agent.strategy.needs)
         return {}
 
     def hand(self, place: int, strategy: str, hold: str, receiver: dict[str, Any], staged: bool) -> dict[str, Any]:
