@@ -23,7 +23,7 @@ from avpbench.meta import Meta, here, version
 from avpbench.meter import measured_rates
 
 _PACKAGE = Path(__file__).parent
-_TELLING = ("GLIBC_TUNABLES", "MALLOC_", "THP_", "PYTORCH_", "OMP_", "KMP_", "GOMP_")  # allocators and threads
+_TELLING = ("LD_PRELOAD", "GLIBC_TUNABLES", "MALLOC_", "THP_", "PYTORCH_", "OMP_", "KMP_", "GOMP_")  # allocators and threads
 _VERSIONS = ("torch", "transformers", "tokenizers", "hydra-core", "omegaconf", "datasets", "wandb", "safetensors", "numpy", "pyzmq")
 
 
@@ -64,7 +64,7 @@ def describe(identity: Identity, cell: Cell, config: dict[str, Any], words: Sequ
         num_samples=cell.num_samples,
         earlier=[],
         processor=_processor(),
-        environment={name: value for name, value in sorted(os.environ.items()) if name.startswith(_TELLING)},
+        environment=_environment(),
     )
 
 
@@ -96,6 +96,14 @@ def _driver() -> str | None:
         return str(pynvml.nvmlSystemGetDriverVersion())
     except pynvml.NVMLError:
         return None
+
+
+def _environment() -> dict[str, str]:
+    """The variables that change how long things take; of libraries their names, not where this machine keeps them."""
+    found = {name: value for name, value in sorted(os.environ.items()) if name.startswith(_TELLING)}
+    if "LD_PRELOAD" in found:
+        found["LD_PRELOAD"] = " ".join(Path(path).name for path in found["LD_PRELOAD"].replace(":", " ").split())
+    return found
 
 
 def _git() -> dict[str, str | None]:

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from avpbench.breakeven import BreakEven
 from avpbench.progress import console
-from avpbench.summary import RESIDUAL_LIMIT, Summary, Times
+from avpbench.summary import AA_LIMIT, RESIDUAL_LIMIT, Summary, Times
 
 
 def bytes_text(value: float | None) -> str:
@@ -159,6 +159,18 @@ def stages_text(times: Times) -> str | None:
     parts = ", ".join(f"{name} {1000 * seconds:.2f}" for name, seconds in times.stages_s.items())
     noisy = "" if abs(times.stages_residual) <= RESIDUAL_LIMIT else f", over {RESIDUAL_LIMIT:.0%}: noisy or short, do not quote the stages"
     return f"stages (ms, repeats of their own): {parts}; residual against the hand-off clock {times.stages_residual:.1%}{noisy}"
+
+
+def withheld_text(times: Times) -> str | None:
+    """Why no speed-up is told, and what helps; None where A/A was sound or not asked for."""
+    low, high = times.aa_log_ratio_low, times.aa_log_ratio_high
+    if low is None or high is None or -AA_LIMIT <= low <= high <= AA_LIMIT:
+        return None
+    return (
+        f"speed-up withheld: the same hand-off made twice a block differs from itself by {low:+.3f} to {high:+.3f} (log ratio, 95%), at most"
+        f" {AA_LIMIT} may be; raise latency.repeats or latency.runs on a machine that does nothing else, on Linux with large pages"
+        " (GLIBC_TUNABLES=glibc.malloc.hugetlb=1)"
+    )
 
 
 def show_comparison(done: Sequence[Summary], failed: Sequence[tuple[str, str]], still_open: Sequence[tuple[str, str]]) -> None:

@@ -18,8 +18,9 @@ from avpbench.config import compose, strategy_config
 from avpbench.engine.engine import Engine
 from avpbench.errors import ConfigError
 from avpbench.phases import latency
-from avpbench.phases.hop import Place, Timing
+from avpbench.phases.hop import Place, Timing, sized
 from avpbench.records import CLOCKS, EXPORT, FidelityRecord, Journal, LatencyRecord
+from avpbench.report import withheld_text
 from avpbench.setup import plan
 from avpbench.strategies.raw import Raw
 from avpbench.strategies.reprefill import Reprefill
@@ -88,6 +89,19 @@ def test_raw_and_reprefill_are_timed_on_the_same_tokens(tiny: Engine, tmp_path: 
     assert raw.state.token_ids == again.state.token_ids
 
 
+def test_a_given_prefix_is_read_once_with_all_that_any_way_asks_for(tiny: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[frozenset[str]] = []
+    monkeypatch.setattr(latency, "sized", lambda *given: read.append(given[-1]) or sized(*given))
+    ways = [build(strategy_config(name)) for name in ("raw", "adaptive", "reprefill")]
+    hops = latency.last_hops(cell(tiny, limit=1), ways, 0, replace(OWN, prefix_tokens=50))
+    assert read == [ways[1].needs]
+    assert {id(hop.state) for hop in hops} == {id(hops[0].state)}
+    assert hops[0].state.captured.window is not None
+    assert [(r.prefix_tokens, r.strategy) for hop in hops for r in hop.by_bytes(Place(0, 0, False)) if r.clock == "host"] == [
+        (50, way.label) for way in ways
+    ]
+
+
 def test_text_is_replayed_through_its_own_hops(tiny: Engine) -> None:
     one = cell(tiny, limit=2)
     hop, raw = latency.last_hops(one, [build(strategy_config("text")), Raw()], 0, OWN)
@@ -153,6 +167,18 @@ def test_aa_runs_a_strategy_twice(tiny: Engine, tmp_path: Path) -> None:
     rows = timed(tiny, tmp_path, ("raw", "reprefill"), aa=True)
     assert sum(r.aa for r in rows) == 3 * len(CLOCKS)  # an export twice would tell nothing
     assert aa_interval(rows, "raw") is not None
+
+
+def test_a_withheld_ratio_says_why() -> None:
+    """Two runs of one strategy that lie a tenth apart, and the same with both alike."""
+    rows = [record(b, s, t, clock) for b in range(3) for s, t in (("raw", 1.0), ("reprefill", 2.0)) for clock in CLOCKS]
+    for apart, told in ((0.1, True), (0.001, False)):
+        again = [replace(record(b, "raw", math.exp(apart + 0.001 * b)), aa=True) for b in range(3)]
+        times = clocks([*rows, *again], "raw")
+        assert (times.ttft_host_speedup is None) == told
+        said = withheld_text(times)
+        assert (said is not None and "+0.0" in said and "latency.repeats" in said) == told
+    assert withheld_text(clocks(rows, "raw")) is None
 
 
 class Clockwork:

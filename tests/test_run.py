@@ -135,6 +135,18 @@ def test_a_machine_without_git_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert json.loads((folder(tmp_path) / "meta.json").read_text())["git"] == {"commit": None, "dirty": None}
 
 
+def test_what_times_depend_on_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1"), ("OMP_PROC_BIND", "true"), ("MY_TOKEN", "secret")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("LD_PRELOAD", "/opt/some/libjemalloc.so.2:/opt/libother.so")
+    go(tmp_path, "limit=1")
+    meta = json.loads((folder(tmp_path) / "meta.json").read_text())
+    assert {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1", "OMP_PROC_BIND": "true"}.items() <= meta["environment"].items()
+    assert meta["environment"]["LD_PRELOAD"] == "libjemalloc.so.2 libother.so"
+    assert "MY_TOKEN" not in meta["environment"]
+    assert meta["threads"] == torch.get_num_threads()
+
+
 def test_an_out_of_memory_batch_is_halved_and_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run_chain = quality.run_chain
 

@@ -1,8 +1,10 @@
 #!/bin/bash
-# Five process restarts, four blocks each; what is done already is not done again.   [STUDY=bandwidth_qwen0.5b] bash experiments/bandwidth/run.sh [OVERRIDE ...]
+# Five process restarts; what is done already is not done again.   [STUDY=bandwidth_qwen0.5b] bash experiments/bandwidth/run.sh [OVERRIDE ...]
 set -eu
+. "$(dirname "$0")/../steady.sh"
 run() { python -m avpbench -m experiment="${STUDY:-bandwidth}" "$@"; }
-for repeats in 4 8 12 16 20; do
-    run latency.repeats=$repeats latency.prefix_tokens=256,512,1024,2048 "$@"
-    run latency.repeats=$repeats latency.prefix_tokens=4096,8192 latency.runs=8 "$@"   # a run of them takes long enough
+for restart in 1 2 3 4 5; do
+    run latency.repeats=$((4 * restart)) latency.prefix_tokens=256,512 "$@"   # few runs fit into a block
+    run latency.repeats=$((2 * restart)) latency.prefix_tokens=1024 "$@"
+    run latency.repeats=$restart latency.prefix_tokens=2048,4096,8192 "$@"
 done
