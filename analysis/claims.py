@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import final
 
@@ -27,10 +28,16 @@ class _Measured:
 
     cells: tuple[Cell, ...] = ()
     estimate: Estimate | None = None
+    beside: str = ""
 
 
-def table(claims: Sequence[Claim], cells: Sequence[Cell], studies: Mapping[str, Declared]) -> Table:
-    """A row a claim. A measure whose cells are absent says which study is missing and how to run it."""
+def table(
+    claims: Sequence[Claim], cells: Sequence[Cell], studies: Mapping[str, Declared], verdicts: Mapping[str, Mapping[str, str]] | None = None
+) -> Table:
+    """A row a claim. A measure whose cells are absent says which study is missing and how to run it.
+
+    `verdicts` are those of each study's contrasts, by their names.
+    """
     shown = Table("claims", "Claims", list(HEADER), prose=True)
     for claim in claims:
         published = {cell.study for cell in cells}
@@ -43,14 +50,13 @@ def table(claims: Sequence[Claim], cells: Sequence[Cell], studies: Mapping[str, 
             shown.note(f"missing: no records of {claim.study}; run: {run}")
             found = [_Measured()] * len(claim.measures)
         ours = [
-            Entry(f"{claim.measures[k].label}: {_shown(claim, k, one.estimate)}", one.cells[0], one.cells[1:])
+            Entry(f"{claim.measures[k].label}: {_shown(claim, k, one.estimate)}{one.beside}", one.cells[0], one.cells[1:])
             for k, one in enumerate(found)
             if one.estimate
         ]
         row = [claim.claim, f"{claim.theirs} ({claim.source})", claim.definition]
-        shown.rows.append(
-            [*map(Entry, row), joined(ours) if ours else Entry("-"), Entry(claim.differs), Entry(_verdict(claim, found, cells))]
-        )
+        verdict = _verdict(claim, found, cells, (verdicts or {}).get(claim.study, {}))
+        shown.rows.append([*map(Entry, row), joined(ours) if ours else Entry("-"), Entry(claim.differs), verdict])
     return shown
 
 
@@ -71,7 +77,7 @@ def _measured(claim: Claim, place: int, cells: Sequence[Cell], run: str, shown: 
         return _Measured(matched)
     if found.note:
         shown.note(f"{claim.claim}, {measure.label}: {found.note}", *found.cells)
-    return _Measured(found.cells, found)
+    return _Measured(found.cells, found, "" if measure.line else metric(measure.metric).beside(point))
 
 
 def _line(measure: Measure, cells: Sequence[Cell], where: Where, run: str) -> Estimate:
@@ -92,7 +98,14 @@ def _unit(measure: Measure) -> str:
     return "%" if measure.line else metric(measure.metric).unit
 
 
-def _verdict(claim: Claim, found: Sequence[_Measured], every: Sequence[Cell]) -> str:
+def _verdict(claim: Claim, found: Sequence[_Measured], every: Sequence[Cell], contrasts: Mapping[str, str]) -> Entry:
+    """What is said of the claim, and all the cells that it rests on."""
+    least, more = _least(claim, every) if claim.least else ("", ())
+    cells = tuple(dict.fromkeys([*(cell for one in found if one.estimate for cell in one.cells), *more]))
+    return Entry(_said(claim, found, least, contrasts), cells[0] if cells else None, cells[1:])
+
+
+def _said(claim: Claim, found: Sequence[_Measured], least: str, contrasts: Mapping[str, str]) -> str:
     """One of the claim's wordings, its places filled with what was measured."""
     there = [one.estimate for one in found if one.estimate]
     cells = [cell for one in found for cell in one.cells]
@@ -109,15 +122,19 @@ def _verdict(claim: Claim, found: Sequence[_Measured], every: Sequence[Cell]) ->
     if any(FEW in one.note for one in there):
         return "undecided: too few process restarts"
     texts = [number(one.value, _unit(measure)) for one, measure in zip(there, claim.measures, strict=True)]
-    counted = [one for one, measure in zip(there, claim.measures, strict=True) if measure.counts]
-    matching = [m.label.split()[0] for m, one in zip(claim.measures, there, strict=True) if m.counts and _ruling(claim, [one]) == "holds"]
-    said = claim.verdict[_ruling(claim, counted)]
-    return said.format(*texts, least=_least(claim, every), matching=", ".join(matching) or "none") + _seeds(there[0].cells)
+    rulings = {
+        m.label: _ruling(claim, one, contrasts.get(m.contrast, "") if m.contrast else None)
+        for m, one in zip(claim.measures, there, strict=True)
+        if m.counts
+    }
+    matching = [label.partition(":")[0] for label, ruling in rulings.items() if ruling == "holds"]
+    said = claim.verdict[_together(set(rulings.values()))]
+    return said.format(*texts, least=least, matching=", ".join(matching) or "none") + _seeds(there[0].cells)
 
 
-def _least(claim: Claim, cells: Sequence[Cell]) -> str:
-    """The first of the named fact's values from which on the first measure is all it should be."""
-    measure, first = claim.measures[0], "none of those measured"
+def _least(claim: Claim, cells: Sequence[Cell]) -> tuple[str, tuple[Cell, ...]]:
+    """The first of the named fact's values from which on the first measure is all it should be, and the cells that show it."""
+    measure, first, seen = claim.measures[0], "none of those measured", list[Cell]()
     for fact, values in claim.least.items():
         for value in reversed(values):
             where = {"study": claim.study, fact: value}
@@ -125,11 +142,12 @@ def _least(claim: Claim, cells: Sequence[Cell]) -> str:
                 point, against = (point_of(cells, measure.label, {**(side or {}), **where}) for side in (measure.cells, measure.against))
                 found = metric(measure.metric).compute(point, against)
             except Refused:
-                return f"{first} (not measured at {value})"
-            if _ruling(claim, [found]) != "holds":
+                return f"{first} (not measured at {value})", tuple(seen)
+            seen += found.cells
+            if _ruling(claim, found) != "holds":
                 break
             first = str(value)
-    return first
+    return first, tuple(seen)
 
 
 def _seeds(cells: Sequence[Cell]) -> str:
@@ -142,11 +160,17 @@ def _real(cell: Cell) -> bool:
     return cell.facts.get("load") == "weights" and cell.facts.get("model.zoo") is None
 
 
-def _ruling(claim: Claim, found: Sequence[Estimate]) -> str:
-    """`holds` where every interval lies within the rule, `fails` where one lies outside it, else `unclear`: no difference at all, too."""
-    low = -float("inf") if claim.at_least is None else claim.at_least
-    high = float("inf") if claim.at_most is None else claim.at_most
-    spans = [(one.value if one.low is None else one.low, one.value if one.high is None else one.high) for one in found]
-    if all(low <= a and b <= high and not a == b == 0 for a, b in spans):
-        return "holds"
-    return "fails" if any(b < low or a > high for a, b in spans) else "unclear"
+def _ruling(claim: Claim, one: Estimate, contrast: str | None = None) -> str:
+    """`holds` where the interval lies within the rule, `fails` where it lies outside, else `unclear`; no difference at all is that too.
+    Where a contrast of the study was named, what came of that, in every training seed."""
+    if contrast is not None:
+        alike = ", and not" not in contrast
+        return "holds" if alike and contrast.startswith("holds") else "fails" if alike and contrast.startswith("the reverse") else "unclear"
+    low = -math.inf if claim.at_least is None else claim.at_least
+    high = math.inf if claim.at_most is None else claim.at_most
+    a, b = one.value if one.low is None else one.low, one.value if one.high is None else one.high
+    return "holds" if low < a and b < high else "fails" if b < low or a > high else "unclear"
+
+
+def _together(rulings: Set[str]) -> str:
+    return "holds" if rulings == {"holds"} else "fails" if "fails" in rulings else "unclear"

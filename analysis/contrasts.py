@@ -29,6 +29,7 @@ class _Found:
     by_seed: tuple[float, ...]
     unit: str
     none: float  # the effect that is no effect
+    beside: str = ""
 
 
 def table(study: Declared, cells: Sequence[Cell]) -> Table:
@@ -61,13 +62,19 @@ def table(study: Declared, cells: Sequence[Cell]) -> Table:
     return shown
 
 
+def verdicts(shown: Table) -> dict[str, str]:
+    """What came of each contrast of such a table, by its name."""
+    return {row[0].text: row[-1].text for row in shown.rows}
+
+
 def _measured(spec: ContrastSpec, cells: Sequence[Cell], where: Where, run: str) -> _Found:
     a, b = (_point(cells, filled(spec.name, where), where | _filled(side, where), run) for side in (spec.a, spec.b))
     if spec.metric in timing.CLOCKS:
         if a.cells != b.cells:
             raise Refused("timings are compared within the same blocks only: a and b must be entrants of one cell")
         ratio, p = timing.faster(a, timing.CLOCKS[spec.metric], b.entrant)
-        return _Found(ratio, p, math.exp(detectable(*map(math.log, _ends(ratio)))), (), "x", 1.0)
+        etas = timing.etas(a, timing.CLOCKS[spec.metric], b.entrant)
+        return _Found(ratio, p, math.exp(detectable(*map(math.log, _ends(ratio)))), (), "x", 1.0, etas)
     if (column := paired_column(spec.metric)) is not None:
         paired = quality.contrast(a, b, column)
         is_ratio = spec.metric.startswith("ratio:")
@@ -111,7 +118,7 @@ def _row(name: str, spec: ContrastSpec, found: _Found, adjusted: float) -> list[
     return [
         Entry(name),
         Entry(str(found.effect.num), cell, rest),
-        Entry(spoken(found.effect, found.unit), cell, rest),
+        Entry(spoken(found.effect, found.unit) + found.beside, cell, rest),
         Entry(f"{found.p:.2g}", cell, rest),
         Entry(f"{adjusted:.2g}", cell, rest),
         Entry(number(found.detectable, found.unit).lstrip("+"), cell, rest),

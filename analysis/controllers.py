@@ -11,7 +11,6 @@ from analysis.errors import NotMeasured, Refused
 from analysis.estimates import Point, number, spoken
 from analysis.tables import Entry, Table, count_of, empty_tables, points
 
-DRAWS = 8  # of a random controller, at least
 _HEADER = [
     "controller", "n of KL", "true bits", "KL", "median", "p99", "KL - uniform", "MDD", "KL - its random", "MDD", "share of gap",
     "n of accuracy", "accuracy", "accuracy - uniform (points)", "MDD",
@@ -50,7 +49,6 @@ def _fill(table: Table, rows: dict[str, Point]) -> None:
                 *against(table, point, uniform, "accuracy"),
             ]
         )
-        _draws(table, point)
     if any(cell.facts.get("model.zoo") for point in rows.values() for cell in point.cells):
         table.note(ORGANISM)
     table.note("KL in nats a token of the gold continuation; differences are paired by problem, below zero is better")
@@ -61,13 +59,6 @@ def _fill(table: Table, rows: dict[str, Point]) -> None:
     of = [cell for label, point in rows.items() if label in ("uniform", "oracle") or label in shares for cell in point.cells]
     if known := [f"{share} of the way from {label}" for label, share in shares.items() if share != "-"]:
         table.note(f"uniform, which ranks nothing, is {', '.join(known)} to oracle: a ranking is worth something where it beats both", *of)
-
-
-def _draws(table: Table, point: Point) -> None:
-    """Notes a random controller with fewer draws than docs/metrics.md wants."""
-    draws = {cell.facts.get("draw") for cell in point.cells}
-    if draws != {None} and len(draws) < DRAWS:
-        table.note(f"{point.label}: {len(draws)} of {DRAWS} draws", *point.cells)
 
 
 def _quantile(point: Point, share: float) -> Entry:

@@ -127,6 +127,7 @@ class Measure:
     against: Where | None = None
     entrant: str | None = None
     counts: bool = True  # in the verdict; else it stands beside the others
+    contrast: str = ""  # of the study, whose verdict (Holm, training seeds) counts in the place of this interval
     line: dict[str, list[float]] = field(default_factory=dict)  # error of this ratio as lines over a fact's values predict it
 
 

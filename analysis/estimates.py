@@ -9,6 +9,8 @@ from typing import Any, final
 from analysis.cells import Cell, Where
 from analysis.errors import Missing, Refused
 
+DRAWS = 8  # of a random controller, at least
+
 
 @final
 @dataclass(frozen=True, eq=False, slots=True)
@@ -51,7 +53,8 @@ class Estimate:
 def point_of(cells: Sequence[Cell], label: str, where: Where, entrant: str | None = None, run: str = "") -> Point:
     """The cells that match, which may differ in `variant` and `draw` alone.
 
-    Raises Missing where there are none, or not every variant that `where` lists, and Refused where they are several things.
+    Raises Missing where there are none, or not every variant that `where` lists, or of a random controller fewer than DRAWS in one of
+    them; and Refused where they are several things.
     """
     found = [cell for cell in cells if cell.matches(where)]
     asked = ", ".join(f"{key}={value}" for key, value in where.items())
@@ -63,7 +66,18 @@ def point_of(cells: Sequence[Cell], label: str, where: Where, entrant: str | Non
         raise Missing(f"missing: {label} ({what})" + (f"; run: {run}" if run else ""))
     if len({(cell.facts.get("variant"), cell.facts.get("draw")) for cell in found}) != len(found):
         raise Refused(f"{label}: {len(found)} cells match {asked}: {', '.join(str(c.facts['folder']) for c in found[:4])}; name more")
-    return Point(label, tuple(found), entrant or found[0].label)
+    point = Point(label, tuple(found), entrant or found[0].label)
+    if "draw" not in where:
+        _require_draws(point, asked, run)
+    return point
+
+
+def _require_draws(point: Point, asked: str, run: str) -> None:
+    for variant, cells in point.by_seed.items():
+        drawn = sum(cell.facts.get("draw") is not None for cell in cells)
+        if 0 < drawn < DRAWS:
+            which = f"{drawn} of {DRAWS} draws" + ("" if variant is None else f" in training seed {variant}")
+            raise Missing(f"missing: {point.label} ({asked}): {which}" + (f"; run: {run}" if run else ""))
 
 
 def number(value: float | None, unit: str) -> str:

@@ -71,7 +71,8 @@ def gather(published: Path = PUBLISHED, experiments: Path = EXPERIMENTS) -> Evid
     chapters = [_chapter(study, [cell for cell in cells if cell.study == study.name]) for study in declared.values()]
     strangers = [name for name in names(published) if name not in declared]
     problems += [f"{name} is published, and experiments/{name}/README.md declares nothing of it" for name in strangers]
-    return Evidence(claims.table(read_claims(experiments), cells, declared), chapters, cells, problems)
+    ruled = {c.study.name: contrasts.verdicts(c.tables[-1]) for c in chapters if c.published and c.study.contrasts}
+    return Evidence(claims.table(read_claims(experiments), cells, declared, ruled), chapters, cells, problems)
 
 
 def _chapter(study: Declared, cells: list[Cell]) -> Chapter:

@@ -10,7 +10,8 @@ from typing import Any
 import pandas as pd
 
 from analysis.cells import Cell, cells_of
-from analysis.evidence import EXPERIMENTS, gather
+from analysis.declared import EXPERIMENTS
+from analysis.evidence import gather
 from analysis.figures import Drawn
 from analysis.publish import PUBLISHED
 from analysis.runs import compare, folders
@@ -63,7 +64,7 @@ def page(tables: Sequence[Table], figures: Sequence[Drawn], cells: Sequence[Cell
 
 
 def _table(table: Table) -> dict[str, Any]:
-    rows = [[[entry.text, _key(entry.cell) if entry.cell else None] for entry in row] for row in table.rows]
+    rows = [[[[one.text, _key(one.cell) if one.cell else None] for one in entry.parts or (entry,)] for entry in row] for row in table.rows]
     return {"name": table.name, "title": table.title, "header": table.header, "rows": rows, "notes": table.told()}
 
 

@@ -23,6 +23,7 @@ class Metric:
     compute: Compute
     unit: str
     axis: str
+    beside: Callable[[Point], str] = lambda _point: ""  # what must stand beside it where it is told alone
 
 
 def _alone(act: Callable[[Point], Estimate]) -> Compute:
@@ -76,7 +77,8 @@ def _clocks() -> dict[str, Metric]:
     found = {}
     for name, clock in timing.CLOCKS.items():
         found[f"{name}_s"] = Metric(_alone(partial(timing.seconds, clock=clock)), "s", f"{name} (s)")
-        found[f"{name}_speedup"] = Metric(_alone(partial(timing.speedup, clock=clock)), "x", f"{name} speed-up over re-prefill")
+        speedup, etas = partial(timing.speedup, clock=clock), partial(timing.etas, clock=clock)
+        found[f"{name}_speedup"] = Metric(_alone(speedup), "x", f"{name} speed-up over re-prefill", etas)
         if name != "handoff":
             found[f"{name}_limit_s"] = Metric(_alone(partial(timing.limit, clock=clock)), "s", f"limit of {name} (s)")
             found[f"{name}_eta"] = Metric(_alone(partial(timing.eta, clock=clock)), "eta", f"limit / {name}")

@@ -13,10 +13,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from analysis.errors import Damaged, Unfinished
+from avpbench.files import read_json
 
 PUBLISHED = Path("results/published")
 KINDS = ("samples", "latency", "fidelity")
 LIMIT_BYTES = 50_000_000
+MEND = "take it from version control, or remove the study's folder and publish all its runs again"
 _DICTIONARY_BYTES = 1 << 28  # of a column: strategies that said the same words share them, which halves a study
 
 
@@ -64,23 +66,32 @@ def publish(study: str, runs: Path, published: Path = PUBLISHED, some: bool = Fa
 
 def _together(out: Path, finished: list[Path]) -> tuple[list[dict[str, Any]], dict[str, list[dict[str, Any]]]]:
     """The cells of `out` and of the runs by folder, and their records of each kind; a run's take the place of published ones."""
-    before = json.loads((out / "cells.json").read_text(encoding="utf-8")) if (out / "cells.json").exists() else []
+    before, rows = _published(out)
     cells = {cell["folder"]: cell for cell in before} | {folder.name: read_cell(folder) for folder in finished}
     in_order = [cells[name] for name in sorted(cells)]
     places = {cell["meta"]["cell"]: place for place, cell in enumerate(in_order)}
     fresh = {cells[folder.name]["meta"]["cell"] for folder in finished}
     tables = {}
     for kind in KINDS:
-        path = out / f"{kind}.parquet"
-        rows = [row for row in pq.read_table(path).to_pylist() if row["cell"] not in fresh] if path.exists() else []
-        rows += [row for folder in finished for row in rows_of(folder, kind)]
-        tables[kind] = sorted(rows, key=lambda row: places[row["cell"]])
+        kept = [row for row in rows[kind] if row["cell"] not in fresh]
+        kept += [row for folder in finished for row in rows_of(folder, kind)]
+        tables[kind] = sorted(kept, key=lambda row: places[row["cell"]])
     return in_order, tables
+
+
+def _published(out: Path) -> tuple[list[dict[str, Any]], dict[str, list[dict[str, Any]]]]:
+    """The cells that are there, and their records of each kind. Raises Damaged where they cannot be read."""
+    try:
+        cells = json.loads((out / "cells.json").read_text(encoding="utf-8")) if (out / "cells.json").exists() else []
+        paths = {kind: out / f"{kind}.parquet" for kind in KINDS}
+        return cells, {kind: pq.read_table(path).to_pylist() if path.exists() else [] for kind, path in paths.items()}
+    except (ValueError, OSError, pa.ArrowInvalid) as error:
+        raise Damaged(f"{out} cannot be read ({str(error)[:80]}); {MEND}") from error
 
 
 def is_finished(folder: Path) -> bool:
     """Whether the run's last session came to its end: until then a summary may be an earlier session's."""
-    return (folder / "summary.json").exists() and bool(json.loads((folder / "meta.json").read_text(encoding="utf-8"))["spent"])
+    return (folder / "summary.json").exists() and bool(read_json(folder / "meta.json").get("spent"))
 
 
 def folder_bytes(folder: Path) -> int:
@@ -89,12 +100,14 @@ def folder_bytes(folder: Path) -> int:
 
 
 def read_cell(folder: Path) -> dict[str, Any]:
-    """A run's meta and summary."""
-    text, summary = ((folder / name).read_text(encoding="utf-8") for name in ("meta.json", "summary.json"))
-    store = json.loads(text)["config"].get("results") or ""
+    """A run's meta and summary. Raises RecordsError or Damaged where they are not there or cannot be read."""
+    meta, summary = read_json(folder / "meta.json"), read_json(folder / "summary.json")
+    if not meta.get("config") or not summary:
+        raise Damaged(f"{folder} holds no finished run: its meta.json or summary.json is missing or empty; run its cell again")
+    store = meta["config"].get("results") or ""
     if Path(store).is_absolute():  # where one machine kept its runs says nothing of them
-        text = text.replace(json.dumps(store)[1:-1], "results/runs")
-    return {"folder": folder.name, "meta": json.loads(text), "summary": json.loads(summary)}
+        meta = json.loads(json.dumps(meta).replace(json.dumps(store)[1:-1], "results/runs"))
+    return {"folder": folder.name, "meta": meta, "summary": summary}
 
 
 def rows_of(folder: Path, kind: str) -> Iterator[dict[str, Any]]:
@@ -105,13 +118,15 @@ def rows_of(folder: Path, kind: str) -> Iterator[dict[str, Any]]:
     path = folder / f"{kind}.jsonl"
     if not path.exists():
         return
-    about = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-    rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    about = read_json(folder / "meta.json")
+    rows, lines = [], path.read_bytes().split(b"\n")  # words may hold what str.splitlines takes for line ends
+    for number, line in enumerate(lines if lines[-1] else lines[:-1], 1):
         try:
             rows.append(json.loads(line))
         except ValueError as error:
-            raise Damaged(f"{path}:{number} is torn: {line[:40]!r}...; run the cell again, which mends it") from error
+            raise Damaged(
+                f"{path}:{number} is torn: {line[:40].decode(errors='replace')!r}...; run the cell again, which mends it"
+            ) from error
     for row in sorted(rows, key=lambda r: (r.get("sample_id"), r.get("block"), r.get("order"), r.get("clock"))):
         nested = {key: json.dumps(value, ensure_ascii=False) for key, value in row.items() if isinstance(value, (dict, list))}
         yield {"cell": about["cell"]} | row | (_counts(row) if kind == "samples" else {}) | nested

@@ -62,6 +62,12 @@ def _process(cell: Cell) -> pd.Series:
     return frame["process"].fillna("") if "process" in frame else pd.Series("", index=frame.index)
 
 
+def _untold(cells: Sequence[Cell]) -> str:
+    """What is to be said of seconds of sessions that older records do not tell apart."""
+    mixed = [str(cell.facts["folder"]) for cell in cells if cell.meta.get("earlier") and not _process(cell).any()]
+    return f"{', '.join(mixed)}: several sessions that its records do not tell apart, so one's first problem may count" if mixed else ""
+
+
 def _flop(cell: Cell) -> pd.Series:
     work = cell.meta.get("roofline")
     if not work:
@@ -96,10 +102,11 @@ def average(point: Point, name: str, interval: bool = True) -> Estimate:
     value, count = float(np.mean([g.mean() for g in groups])), sum(map(len, groups))
     if not interval:
         return Estimate(value, None, None, count, point.cells)
+    note = _untold(point.cells) if name == "end_to_end_s" else ""
     if name == "end_to_end_s" and count < TIMED:
-        return Estimate(value, None, None, count, point.cells, f"{count} timed problems")
+        return Estimate(value, None, None, count, point.cells, "; ".join(filter(None, (f"{count} timed problems", note))))
     low, high = wilson(int(groups[0].sum()), len(groups[0])) if name == "accuracy" and len(point.cells) == 1 else bootstrap(groups)
-    return Estimate(value, low, high, count, point.cells)
+    return Estimate(value, low, high, count, point.cells, note)
 
 
 def quantile(point: Point, name: str, share: float) -> Estimate:
@@ -142,7 +149,8 @@ def ratio(point: Point, against: Point, name: str) -> Estimate:
         return Estimate(value, low, high, count, cells)
     processes = min(_process(cell).nunique() for cell in cells)
     few = f", and {processes} of {PROCESSES} {FEW}" if processes < PROCESSES else ""
-    note = f"each side in a process of its own, not in blocks{few}; the interval is over problems"
+    told = "".join(f"; {one}" for one in [_untold(cells)] if one)
+    note = f"each side in a process of its own, not in blocks{few}; the interval is over problems{told}"
     return Estimate(value, low, high, count, cells, note) if count >= TIMED else Estimate(value, None, None, count, cells, note)
 
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from analysis.errors import Damaged, NoRecords
-from analysis.publish import KINDS, PUBLISHED, read_cell, rows_of
+from analysis.publish import KINDS, MEND, PUBLISHED, read_cell, rows_of
 
 TEXT = ("turns", "hops", "completion", "error")  # columns that only transcripts need
 
@@ -48,14 +48,14 @@ def load(study: str, published: Path = PUBLISHED, text: bool = True) -> Study:
         found = json.loads((folder / "cells.json").read_text(encoding="utf-8"))
         cells = {c["meta"]["cell"]: c for c in found}
     except (ValueError, KeyError, TypeError) as error:
-        raise Damaged(f"{folder / 'cells.json'} cannot be read ({type(error).__name__}: {error}); publish the study again") from error
+        raise Damaged(f"{folder / 'cells.json'} cannot be read ({type(error).__name__}: {error}); {MEND}") from error
     frames, damaged = {}, {}
     for kind in KINDS:
         try:
             frames[kind] = _read(folder / f"{kind}.parquet", text)
         except (OSError, pa.ArrowInvalid) as error:
             frames[kind] = pd.DataFrame()
-            damaged = dict.fromkeys(cells, f"{folder / f'{kind}.parquet'} cannot be read ({str(error)[:80]}); publish the study again")
+            damaged = dict.fromkeys(cells, f"{folder / f'{kind}.parquet'} cannot be read ({str(error)[:80]}); {MEND}")
     return Study(study, cells, **frames, damaged=damaged)
 
 

@@ -101,6 +101,15 @@ def eta(point: Point, clock: str, entrant: str | None = None) -> Estimate:
     return Estimate(float(least.min() / spent.mean()), None, None, len(spent), point.cells)
 
 
+def etas(point: Point, clock: str, other: str = REFERENCE) -> str:
+    """What stands beside a ratio told alone: how near their limits both sides are, by the clock whose limit is known."""
+    try:
+        mine, others = (eta(point, _whole(clock), name).value for name in (point.entrant, other))
+    except Refused:
+        return ", eta not measured"
+    return f", eta {mine:.2f} against {others:.2f}"
+
+
 def speedup(point: Point, clock: str) -> Estimate:
     """exp of the mean over blocks of log(T_reprefill / T). On a GPU where re-prefill is far from its limit, T_limit of re-prefill
     takes its place, and the note says so. Raises Refused where A/A was unsound or not measured."""

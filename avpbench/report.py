@@ -167,8 +167,8 @@ def withheld_text(times: Times) -> str | None:
     if low is None or high is None or -AA_LIMIT <= low <= high <= AA_LIMIT:
         return None
     return (
-        f"speed-up withheld: the same hand-off made twice a block differs from itself by {low:+.3f} to {high:+.3f} (log ratio, 95%), at most"
-        f" {AA_LIMIT} may be; raise latency.repeats or latency.runs on a machine that does nothing else, on Linux with large pages"
+        f"speed-up withheld: the same hand-off made twice a block differs from itself by {low:+.3f} to {high:+.3f} (log ratio, 95%), and"
+        f" {AA_LIMIT} is the limit; raise latency.repeats or latency.runs on a machine that does nothing else, on Linux with large pages"
         " (GLIBC_TUNABLES=glibc.malloc.hugetlb=1)"
     )
 

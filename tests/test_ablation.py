@@ -17,6 +17,7 @@ from synthetic import write_run
 from analysis import contrasts, controllers, crossed, quality
 from analysis.cells import Cell, _dotted, cells_of
 from analysis.declared import ContrastSpec, Declared, TableSpec, studies
+from analysis.estimates import point_of
 from analysis.studies import load_runs
 from analysis.tables import Table
 from avpbench import run
@@ -163,10 +164,14 @@ def test_controllers_stand_against_uniform_their_permutation_and_the_oracle(tmp_
     assert found["uniform"]["KL - uniform"] == "-"
 
 
-def test_too_few_draws_are_said(tmp_path: Path) -> None:
-    cells = cells_of(load_runs(controlled(tmp_path, draws=3)))
+def test_too_few_draws_are_no_control(tmp_path: Path) -> None:
+    cells = cells_of(load_runs(controlled(tmp_path, draws=7)))
     (table,) = controllers.tables(TableSpec("T3", "controllers", "t", ROWS), cells, {}, "run")
-    assert "random snapkv: 3 of 8 draws" in table.told()
+    told = " ".join(table.told())
+    assert "missing: random snapkv (controller=random(snapkv,*)): 7 of 8 draws in training seed 0; run: run" in told
+    assert "random snapkv" not in fields(table)
+    one = point_of(cells, "one", {"controller": "random(snapkv,*)", "draw": 3})
+    assert len(one.cells) == 1
 
 
 def test_a_codec_s_gain_is_not_a_controller_s(tmp_path: Path) -> None:

@@ -233,6 +233,42 @@ def test_a_torn_record_is_not_published_and_a_short_one_not_used(tmp_path: Path)
     assert "it has records of 39 samples, and its summary counts 40" in text
 
 
+def test_words_may_hold_any_line_end_and_a_torn_one_any_byte(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, [*BASE, "strategy=raw"], text="Tom\u2028has\x85")
+    path = folder / "samples.jsonl"
+    assert len(path.read_text(encoding="utf-8").splitlines()) > 40
+    out = publish("trial", tmp_path, tmp_path / "published")
+    assert len(load("trial", out.parent).samples) == 40
+    path.write_bytes(path.read_bytes().rstrip(b"\n") + '\n{"said": "\u2028'.encode()[:-1])
+    with pytest.raises(Damaged, match=r"samples\.jsonl:41 is torn"):
+        publish("trial", tmp_path, tmp_path / "published")
+
+
+@pytest.mark.parametrize("name", ["meta.json", "summary.json"])
+def test_a_run_that_was_cut_off_is_one_message(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    from analysis.__main__ import main
+
+    path = write_run(tmp_path, [*BASE, "strategy=raw"]) / name
+    path.write_text(path.read_text()[:50])
+    for words in (["compare", str(path.parent)], ["publish", "trial", "--runs", str(tmp_path), "--out", str(tmp_path / "published")]):
+        assert main(words) == 1
+        assert f"{name} is not readable as JSON" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["cells.json", "samples.parquet"])
+def test_what_is_published_and_damaged_is_not_added_to(trial: Path, tmp_path: Path, name: str) -> None:
+    shutil.copytree(trial / "published", tmp_path / "published")
+    path = tmp_path / "published" / "trial" / name
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(Damaged, match=r"cannot be read .*remove the study's folder and publish all its runs again"):
+        publish("trial", trial / "runs", tmp_path / "published")
+    shutil.rmtree(path.parent)
+    publish("trial", trial / "runs", tmp_path / "published")
+    assert {p.name: p.read_bytes() for p in path.parent.iterdir()} == {
+        p.name: p.read_bytes() for p in (trial / "published" / "trial").iterdir()
+    }
+
+
 def test_a_damaged_parquet_spoils_its_study_only(trial: Path, tmp_path: Path) -> None:
     shutil.copytree(trial, tmp_path / "t")
     path = tmp_path / "t" / "published" / "trial" / "samples.parquet"

@@ -12,7 +12,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from analysis.cells import _dotted
-from analysis.declared import claims, combinations, studies
+from analysis.declared import claims, combinations, filled, studies
 from analysis.metrics import metric
 from analysis.timing import CLOCKS
 from avpbench.config import CONF
@@ -110,8 +110,12 @@ def _plain(text: str) -> Any:
 
 
 def test_claims_ask_for_what_exists() -> None:
+    named = {
+        s.name: {filled(spec.name, chosen) for spec in s.contrasts for chosen in combinations(spec.each)} for s in studies(EXPERIMENTS)
+    }
     for claim in claims(EXPERIMENTS):
         for measure in claim.measures:
             metric(measure.metric)
+            assert not measure.contrast or measure.contrast in named[claim.study]
         for words in claim.verdict.values():
             words.format(*["x"] * len(claim.measures), least="x", matching="x")

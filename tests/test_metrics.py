@@ -331,7 +331,7 @@ def test_times_of_two_machines_are_not_compared(tmp_path: Path, key: str, value:
     raw, text = point(write_run(tmp_path, RAW)), point(write_run(tmp_path, TEXT))
     for one in (raw, text):
         one.first.samples["end_to_end_s"] = 2.0
-        one.first.meta |= {"processor": "a CPU", "environment": {}}
+        one.first.meta.update(processor="a CPU", environment={})
     assert quality.ratio(raw, text, "end_to_end_s").value == 1
     assert "in a process of its own" in quality.ratio(raw, text, "end_to_end_s").note
     text.first.meta[key] = value

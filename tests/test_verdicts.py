@@ -11,7 +11,7 @@ import pytest
 from synthetic import write_run
 from test_metrics import ADAPTIVE, cells, point, timed
 
-from analysis import contrasts, quality, strategies, timing
+from analysis import contrasts, html, quality, strategies, timing
 from analysis.cells import MIXTURE, in_place, usual_place
 from analysis.claims import _ruling
 from analysis.claims import table as claims_table
@@ -64,14 +64,33 @@ def test_a_small_p_is_no_verdict_where_the_interval_holds_no_effect(tmp_path: Pa
     assert contrasts._verdict(SPEC, sure, 0.06) == "no difference shown"
 
 
+def test_a_claim_that_names_a_contrast_has_its_verdict(tmp_path: Path) -> None:
+    """An interval beside 0 is not enough where Holm or a training seed says otherwise; and the verdict leads to what it rests on."""
+    found = [
+        point(write_run(tmp_path, words, kl=lambda k, m=mean: m + 0.01 * (k % 3))) for words, mean in ((ADAPTIVE, 0.1), (UNIFORM, 0.2))
+    ]  # type: ignore[misc]
+    told = [one.first for one in found]
+    measure = Measure("three: KL", "kl_difference", {"controller": "snapkv"}, {"controller": "uniform"}, contrast="c")
+    words = {"holds": "holds {0}", "fails": "fails", "unclear": "unclear, shown in {matching}"}
+    claim = Claim("c", "s", "t", "d", "-", "runs", [measure], "any", words, at_most=0)
+    said = {
+        "holds": "holds -0.1", "holds, in 1 training seed": "holds -0.1", "no difference shown": "unclear, shown in none",
+        "holds, and not in each of 3 training seeds": "unclear, shown in none", "the reverse holds": "fails",
+    }  # fmt: skip
+    for verdict, text in said.items():
+        field = claims_table([claim], told, {}, {"runs": {"c": verdict}}).rows[0][-1]
+        assert field.text == f"{text}, in 1 training seed"
+        assert set(field.sources) == set(told)
+    assert claims_table([claim], told, {}).rows[0][-1].text == "unclear, shown in none, in 1 training seed", "a contrast that was refused"
+    alone = claims_table([replace(claim, measures=[replace(measure, contrast="")])], told, {}, {"runs": {"c": "no difference shown"}})
+    assert alone.rows[0][-1].text == "holds -0.1, in 1 training seed"
+
+
 def test_no_difference_at_all_is_no_claim_that_holds(tmp_path: Path) -> None:
     claim = Claim("c", "s", "t", "d", "-", "t", [Measure("m", "kl_difference", {})], "any", {}, at_most=0)
     same = Estimate(0.0, 0.0, 0.0, 40, ())
-    assert [_ruling(claim, [one]) for one in (same, replace(same, low=-0.1), replace(same, low=0.1, high=0.2))] == [
-        "unclear",
-        "holds",
-        "fails",
-    ]
+    sides = {(0.0, 0.0): "unclear", (-0.1, 0.0): "unclear", (-0.2, -0.1): "holds", (0.1, 0.2): "fails", (-0.1, 0.1): "unclear"}
+    assert {span: _ruling(claim, replace(same, low=span[0], high=span[1])) for span in sides} == sides
 
 
 def every(share: float) -> Callable[[int], bool]:
@@ -240,6 +259,8 @@ def test_a_number_of_several_cells_leads_to_all_of_them(tmp_path: Path) -> None:
     saved = table.entry(Estimate(0.6, 0.5, 0.7, 40, (*raw.cells, *text.cells)), "%")
     of_claims = Table("t", "T", ["ours"], [[joined([saved, Entry("more")])]])  # numbers in one field, as the claims have them
     assert markdown(of_claims, lambda cell: cell.label).splitlines()[-1].endswith(f"| [{raw.first.hash}][raw] [{text.first.hash}][text] |")
+    field = html._table(of_claims)["rows"][0][0]  # on the page, each number with its own link
+    assert [(words[:5], cell) for words, cell in field] == [("60.0%", html._key(raw.first)), ("more", None)]
 
 
 def test_no_discordant_problem_in_any_seed_is_no_proof_of_equality(tmp_path: Path) -> None:

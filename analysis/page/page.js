@@ -42,13 +42,15 @@ function showTable(one) {
   const body = table.createTBody();
   for (const row of one.rows) {
     const line = body.insertRow();
-    for (const [text, cell] of row) {
+    for (const parts of row) {
       const field = line.insertCell();
-      if (cell && data.cells[cell]) {
+      parts.forEach(([text, cell], k) => {
+        if (k) field.append("; ");
+        if (!cell || !data.cells[cell]) return field.append(text);
         const link = make("a", text, field);
         link.href = "#transcripts";
         link.onclick = () => open(cell);
-      } else field.textContent = text;
+      });
     }
   }
   for (const note of one.notes) make("p", note, part).className = "note";
