@@ -1,4 +1,4 @@
-"""The analysis stays within its memory at a tenth of the size that experiments/evidence/performance.py measures; time is measured there."""
+"""The analysis stays within its time and memory at a tenth of the size that experiments/evidence/performance.py measures."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ def test_ten_thousand_samples(tmp_path: Path) -> None:
     performance = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(performance)
     performance.generate(tmp_path, 10_000)
-    *_, memory_gib = performance.measure(tmp_path)
+    _, processor_s, memory_gib = performance.measure(tmp_path)
     assert performance.gaps(tmp_path) == []
-    assert memory_gib < 2
+    assert processor_s < 20, "what ten times as many may take"
+    assert memory_gib < 1

@@ -9,8 +9,8 @@ lines say that something is missing or refused (0: everything was computed).
 from __future__ import annotations
 
 import json
+import os
 import random
-import resource
 import subprocess
 import sys
 import tempfile
@@ -65,9 +65,12 @@ def measure(root: Path) -> tuple[float, float, float]:
     """Seconds, processor seconds and GiB of the command in a process of its own, in the given folder."""
     (root / "experiments").symlink_to(ROOT / "experiments")
     began = time.monotonic()
-    subprocess.run([sys.executable, "-m", "analysis"], cwd=root, check=True, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen([sys.executable, "-m", "analysis"], cwd=root, stdout=subprocess.DEVNULL)
+    _, status, used = os.wait4(process.pid, 0)  # of this process alone, whatever others its parent had
     took = time.monotonic() - began
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, process.args)
     return took, used.ru_utime + used.ru_stime, used.ru_maxrss / 2**20
 
 
