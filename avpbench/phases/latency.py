@@ -1,7 +1,8 @@
 """Latency: the last hop of the raw transcript, batch 1, ids forced; this strategy and its rivals in one process.
 
 Each block runs every strategy once by every clock, in random order. A strategy of which several runs fit into the time of the
-block's slowest one is then run again, mixed with the others; its time of the block is their mean. Every run is kept.
+block's slowest one is then run again, its runs spread evenly among the others', so that a slow phase of the machine meets all alike; its
+time of the block is their mean. Every run is kept.
 Warm-ups are runs by bytes: each passes through every step that a clock measures, but for the passes of an export's captures.
 """
 
@@ -53,8 +54,9 @@ def timed_block(entrants: Sequence[tuple[TimedHop, bool]], block: int, runs: int
     first = rng.sample(entrants, len(entrants))
     taken = [hop.every_clock(Place(block, order, aa)) for order, (hop, aa) in enumerate(first)]
     spent_s = [next(r.seconds - (r.modelled_s or 0.0) for r in rows if r.clock == "handoff") for rows in taken]
-    again = [who for who, one_s in zip(first, spent_s, strict=True) for _ in range(min(runs, int(max(spent_s) / one_s)) - 1)]
-    rng.shuffle(again)
+    more = [min(runs, int(max(spent_s) / one_s)) - 1 for one_s in spent_s]
+    places = [((turn + rng.random()) / count, k) for k, count in enumerate(more) for turn in range(count)]
+    again = [first[k] for _, k in sorted(places)]
     taken += [hop.by_bytes(Place(block, order, aa)) for order, (hop, aa) in enumerate(again, len(first))]
     return [record for rows in taken for record in rows]
 
