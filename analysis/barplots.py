@@ -98,17 +98,21 @@ def _break_even(panel: Panel, ax: Any, column: int, label: str, point: Point) ->
     except Refused as error:
         panel.refused.append(f"{label}: {error}")
         return False
-    if found.break_even_bps is None:
-        panel.remarks.append(f"{label} beats re-prefill at {point.first.facts[panel.spec.x.fact]}: {found.break_even}.")
-    else:
-        value, place = found.break_even_bps, list(panel.spec.lines).index(label)
-        low = 0.0 if found.break_even_low_bps is None else found.break_even_low_bps
-        top = _BANDWIDTHS[-1] * 10 if found.break_even_high_bps is None else found.break_even_high_bps
-        ax.errorbar(
-            [column + 0.12 * (place - 1)], [style.drawn(value)], yerr=[[style.drawn(value - low)], [style.drawn(top - value)]],
-            capsize=2, **_mark(place),
-        )  # fmt: skip
-    return found.break_even_bps is not None
+    x, value = point.first.facts[panel.spec.x.fact], found.break_even_bps
+    if value is None:
+        panel.remarks.append(f"{label} beats re-prefill at {x}: {found.break_even}.")
+        return False
+    if value < _BANDWIDTHS[0]:
+        panel.remarks.append(f"{label} breaks even at {x} below the axis.")
+        return False
+    place = list(panel.spec.lines).index(label)
+    low = 0.0 if found.break_even_low_bps is None else found.break_even_low_bps
+    top = _BANDWIDTHS[-1] * 10 if found.break_even_high_bps is None else found.break_even_high_bps
+    ax.errorbar(
+        [column + 0.12 * (place - 1)], [style.drawn(value)], yerr=[[style.drawn(value - low)], [style.drawn(top - value)]],
+        capsize=2, **_mark(place),
+    )  # fmt: skip
+    return True
 
 
 def _mark(place: int) -> dict[str, Any]:
