@@ -1,5 +1,5 @@
 #!/bin/bash
-# Eight process restarts, which bring A/A within its limit; what is done already is not done again.
+# Eight process restarts, since a few leave A/A outside its limit; what is done already is not done again.
 #   [STUDY=bandwidth_qwen0.5b] bash experiments/bandwidth/run.sh [OVERRIDE ...]
 set -eu
 . "$(dirname "$0")/../steady.sh"
