@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import itertools
-import math
 from typing import Any
 
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from analysis import style, timing
+from analysis import regimes, style, timing
 from analysis.errors import Refused
 from analysis.estimates import Point, number
 from analysis.panel import Panel
 from avpbench.summary import REFERENCE
 
 _BANDWIDTHS = [10 ** (6 + k / 20) for k in range(121)]  # 1 Mbit/s to 1 Tbit/s
+_BLANK: dict[str, Any] = {"facecolor": "white", "edgecolor": "#777777", "linewidth": 0.6}
 
 
 def stack(panel: Panel, ax: Any) -> None:
@@ -46,23 +45,21 @@ def stack(panel: Panel, ax: Any) -> None:
 
 
 def winners(panel: Panel, ax: Any) -> None:
-    """Who hands over fastest at each x and bandwidth, T = hand-off through memory + bits / bandwidth; break-even with its interval."""
+    """Who hands over fastest at each x and bandwidth, blank where no lead is shown; break-even with its interval."""
     spec = panel.spec
-    labels, bounded = list(spec.lines), set()
+    labels, bounded, painted = list(spec.lines), set(), set()
     for column, x in enumerate(spec.x.values):
-        costs: dict[str, tuple[float, float]] = {}
-        for label, own in spec.lines.items():
-            point = panel.point(label, own, x)
-            spent = panel.estimate("handoff_s", point) if point else None
-            if point and spent:
-                size = timing.blocks(point, "handoff", (point.entrant,), "wire_bytes")[point.entrant].mean()
-                costs[label] = spent.value, 8 * float(size)
-                if _break_even(panel, ax, column, label, point):
-                    bounded.add(label)
-        for low, high, label in _runs(costs):
-            k = labels.index(label)
-            ax.bar(column, high - low, bottom=low, width=1, **_fill(k))
-    fills = [Patch(label=f"{label} is fastest", **_fill(k)) for k, label in enumerate(labels)]
+        found = {label: point for label, own in spec.lines.items() if (point := panel.point(label, own, x))}
+        timed = {label: point for label, point in found.items() if panel.estimate("handoff_s", point)}
+        bounded |= {label for label, point in timed.items() if _break_even(panel, ax, column, label, point)}
+        try:
+            for low, high, label in regimes.fastest(timed, _BANDWIDTHS):
+                painted.add(label)
+                ax.bar(column, high - low, bottom=low, width=1, **(_BLANK if label is None else _fill(labels.index(label))))
+        except Refused as error:
+            panel.refused.append(f"{spec.x.label} {x}: {error}")
+    fills = [Patch(label=f"{label} is fastest", **_fill(k)) for k, label in enumerate(labels) if label in painted]
+    fills += [Patch(label="no lead is shown", **_BLANK)] if None in painted else []
     bounds = [Line2D([], [], **_mark(k), label=f"{label} as re-prefill") for k, label in enumerate(labels) if label in bounded]
     ax.legend(handles=fills + bounds, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, frameon=False)
     ax.set_yscale("log")
@@ -70,21 +67,6 @@ def winners(panel: Panel, ax: Any) -> None:
     ax.set_xticks(range(len(spec.x.values)), [str(v) for v in spec.x.values])
     ax.set_xlabel(spec.x.label)
     ax.set_ylabel("bandwidth (bit/s)")
-
-
-def _runs(costs: dict[str, tuple[float, float]]) -> list[tuple[float, float, str]]:
-    """Runs of bandwidth, low to high, and who is fastest there."""
-    runs: list[tuple[float, float, str]] = []
-    for low, high in itertools.pairwise(_BANDWIDTHS):
-        if not costs:
-            break
-        middle = math.sqrt(low * high)
-        best = min(costs, key=lambda label: costs[label][0] + costs[label][1] / middle)
-        if runs and runs[-1][2] == best:
-            runs[-1] = (runs[-1][0], high, best)
-        else:
-            runs.append((low, high, best))
-    return runs
 
 
 def _break_even(panel: Panel, ax: Any, column: int, label: str, point: Point) -> bool:

@@ -43,7 +43,8 @@ def joined(parts: Sequence[Entry]) -> Entry:
 @dataclass(eq=False, slots=True)
 class Table:
     """`notes` say what is missing and how to read it, each with the cells of its numbers; `prose`: its fields are words, not
-    numbers; `refusals`: why a number is refused, and which numbers are."""
+    numbers; `refusals`: why a number is refused, and of which rows which metrics are
+    (none: the whole row)."""
 
     name: str
     title: str
@@ -52,11 +53,11 @@ class Table:
     notes: dict[str, tuple[Cell, ...]] = field(default_factory=dict)
     prose: bool = False
     remarks: dict[str, list[Cell]] = field(default_factory=dict)  # what is to be said of some cells' numbers
-    refusals: dict[str, list[str]] = field(default_factory=dict)
+    refusals: dict[str, dict[str, list[str]]] = field(default_factory=dict)
 
     def told(self, link: Link | None = None) -> list[str]:
         """The notes, and each remark once with the cells that it is of; with `link`, numbers of notes lead to theirs."""
-        notes = [f"{'; '.join(dict.fromkeys(what))}: refused: {why}" for why, what in self.refusals.items()]
+        notes = [f"{_whose(metrics)}: refused: {why}" for why, metrics in self.refusals.items()]
         notes += [text + _sources(cells, link) for text, cells in self.notes.items()]
         return [*notes, *(f"{text}: {', '.join(_named(cell, link) for cell in cells)}" for text, cells in self.remarks.items())]
 
@@ -71,12 +72,12 @@ class Table:
         except NotMeasured:
             return Entry("-")
         except Refused as error:
-            self.refuse(f"{point.label}, {name}", error)
+            self.refuse(point.label, error, name)
             return Entry("-")
 
-    def refuse(self, what: str, error: Exception) -> None:
-        """Says that a number or a row is refused, and why; what is refused for the same reason is said at once."""
-        self.refusals.setdefault(str(error), []).append(what)
+    def refuse(self, what: str, error: Exception, name: str = "") -> None:
+        """Says that a row, or a metric of it, is refused, and why; what is refused for the same reason is said at once."""
+        self.refusals.setdefault(str(error), {}).setdefault(what, []).extend([name] if name else [])
 
     def entry(self, estimate: Estimate, unit: str) -> Entry:
         """An estimate as a field; what is to be said of it becomes a remark."""
@@ -120,6 +121,14 @@ def _linked(entry: Entry, link: Link | None) -> str:
         return "; ".join(_linked(part, link) for part in entry.parts)
     text = _escaped(entry.text)
     return f"[{text.replace('[', '(').replace(']', ')')}][{link(entry.cell)}]" if link and entry.cell else text
+
+
+def _whose(metrics: Mapping[str, Sequence[str]]) -> str:
+    """Rows in which the same is refused, together, and what."""
+    rows: dict[tuple[str, ...], list[str]] = {}
+    for label, names in metrics.items():
+        rows.setdefault(tuple(dict.fromkeys(names)), []).append(label)
+    return "; ".join("; ".join(labels) + (f" ({', '.join(names)})" if names else "") for names, labels in rows.items())
 
 
 def _sources(cells: Sequence[Cell], link: Link | None) -> str:

@@ -70,16 +70,17 @@ def blocks(point: Point, clock: str, entrants: tuple[str, ...], column: str = "s
     return found
 
 
-def _groups(values: pd.Series) -> list[NDArray[np.float64]]:
+def groups(values: pd.Series) -> list[NDArray[np.float64]]:
+    """The values of each process."""
     return [part.to_numpy() for _, part in values.groupby(level="process", sort=True)]
 
 
 def _estimate(point: Point, values: pd.Series, log: bool = False, note: str = "") -> Estimate:
-    groups = _groups(values)
-    centre, (low, high) = float(values.mean()), bootstrap(groups, by_size=True)
+    processes = groups(values)
+    centre, (low, high) = float(values.mean()), bootstrap(processes, by_size=True)
     if log:
         centre, low, high = math.exp(centre), math.exp(low), math.exp(high)
-    few = f"{len(groups)} of {PROCESSES} {FEW}" if len(groups) < PROCESSES else ""
+    few = f"{len(processes)} of {PROCESSES} {FEW}" if len(processes) < PROCESSES else ""
     return Estimate(centre, low, high, len(values), point.cells, "; ".join(filter(None, (note, few))))
 
 
@@ -122,14 +123,21 @@ def speedup(point: Point, clock: str) -> Estimate:
     return _estimate(point, np.log(found[REFERENCE] / found[point.entrant]), log=True)
 
 
-def _sound(point: Point) -> None:
-    """Raises Refused where one strategy, run twice in a block, differed from itself, or was not run twice."""
+def self_ratio(point: Point) -> tuple[float, float]:
+    """A/A: the 95% interval of the log ratio of one strategy, run twice in a block, to itself. Raises Refused where it was not measured."""
     facts = point.first.facts
     low, high = facts.get("aa_log_ratio_low"), facts.get("aa_log_ratio_high")
     if low is None or high is None:
         raise Refused(f"{facts['folder']}: one strategy was never timed against itself (gates=full does), so no ratio of it is published")
+    return low, high
+
+
+def _sound(point: Point) -> None:
+    """Raises Refused where one strategy, run twice in a block, differed from itself, or was not run twice."""
+    low, high = self_ratio(point)
     if not -AA_LIMIT <= low <= high <= AA_LIMIT:
-        raise Refused(f"{facts['folder']}: A/A is unsound ({low:+.3f} to {high:+.3f} in log ratio), so no ratio of it is published")
+        folder = point.first.facts["folder"]
+        raise Refused(f"{folder}: A/A is unsound ({low:+.3f} to {high:+.3f} in log ratio), so no ratio of it is published")
 
 
 def _whole(clock: str) -> str:
@@ -153,7 +161,7 @@ def faster(point: Point, clock: str, reference: str) -> tuple[Estimate, float]:
     if reference == REFERENCE and (near := _slack(point, clock)) is not None:
         raise Refused(f"{point.first.facts['folder']}: re-prefill runs at {near:.2f} of its limit, too far for a reference")
     ratio = np.log(found[reference] / found[point.entrant])
-    means = np.array([g.mean() for g in _groups(ratio)])
+    means = np.array([g.mean() for g in groups(ratio)])
     p = float(stats.ttest_1samp(means, 0).pvalue) if len(means) > 1 else 1.0
     return _estimate(point, ratio, log=True), p
 

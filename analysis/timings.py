@@ -28,7 +28,8 @@ def tables(spec: TableSpec, cells: Sequence[Cell], where: Where, run: str) -> li
         for place in combinations(spec.across):
             _fill(table, spec, cells, own, place, run)
         if table.rows:
-            table.header[:] = [*spec.across, "strategy", *_COLUMNS, "break-even", "F of re-prefill"]
+            table.header[:] = [*spec.across, "strategy", "prefix held", *_COLUMNS, "break-even", "F of re-prefill"]
+            table.note("prefix held: the receiver's tokens before the new ones; words may be cut into others than were said")
             table.note("speed-up: over re-prefill in the same blocks; eta: the device's limit / measured; batch 1, last hop")
             table.note("break-even: the bandwidth from which (>) or up to which (<) the whole hand-off beats re-prefill at that F")
         found.append(table)
@@ -43,7 +44,19 @@ def _fill(table: Table, spec: TableSpec, cells: Sequence[Cell], where: Where, pl
         if label in found and _same_place(table, found[label], cells):
             fixed = [Entry(str(value)) for value in place.values()]
             times = [table.number(name, found[label]) for name in _COLUMNS.values()]
-            table.rows.append([*fixed, Entry(given), *times, *_break_even(table, found[label])])
+            table.rows.append([*fixed, Entry(given), _held(table, found[label]), *times, *_break_even(table, found[label])])
+
+
+def _held(table: Table, point: Point) -> Entry:
+    """The length of its prefix in tokens, as timed."""
+    try:
+        lengths = timing.blocks(point, "handoff", (point.entrant,), "prefix_tokens")[point.entrant]
+    except NotMeasured:
+        return Entry("-")
+    except Refused as error:
+        table.refuse(point.label, error, "prefix held")
+        return Entry("-")
+    return Entry(f"{lengths.mean():.0f}", point.first)
 
 
 def _break_even(table: Table, point: Point) -> tuple[Entry, Entry]:
@@ -55,7 +68,7 @@ def _break_even(table: Table, point: Point) -> tuple[Entry, Entry]:
     except NotMeasured:
         pass
     except Refused as error:
-        table.refuse(f"{point.label}, break-even", error)
+        table.refuse(point.label, error, "break-even")
     return Entry("-"), Entry("-")
 
 

@@ -9,7 +9,6 @@ lines say that something is missing or refused (0: everything was computed).
 from __future__ import annotations
 
 import json
-import os
 import random
 import subprocess
 import sys
@@ -61,17 +60,28 @@ def generate(root: Path, num_samples: int) -> int:
     return len(cells)
 
 
+# The process says its peak itself: the kernel's count for its parent (ru_maxrss) begins with what the parent held as it was started.
+COMMAND = """
+import resource, runpy, sys
+sys.argv = ["analysis"]
+try:
+    runpy.run_module("analysis", run_name="__main__")
+finally:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    peak = next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM:"))
+    print("used", used.ru_utime + used.ru_stime, peak, file=sys.stderr)
+"""
+
+
 def measure(root: Path) -> tuple[float, float, float]:
     """Seconds, processor seconds and GiB of the command in a process of its own, in the given folder."""
     (root / "experiments").symlink_to(ROOT / "experiments")
     began = time.monotonic()
-    process = subprocess.Popen([sys.executable, "-m", "analysis"], cwd=root, stdout=subprocess.DEVNULL)
-    _, status, used = os.wait4(process.pid, 0)  # of this process alone, whatever others its parent had
+    done = subprocess.run([sys.executable, "-c", COMMAND], cwd=root, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     took = time.monotonic() - began
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise subprocess.CalledProcessError(process.returncode, process.args)
-    return took, used.ru_utime + used.ru_stime, used.ru_maxrss / 2**20
+    done.check_returncode()
+    _, processor, peak_kib = done.stderr.splitlines()[-1].split()
+    return took, float(processor), int(peak_kib) / 2**20
 
 
 def gaps(root: Path) -> list[str]:
