@@ -128,7 +128,10 @@ def self_ratio(point: Point) -> tuple[float, float]:
     facts = point.first.facts
     low, high = facts.get("aa_log_ratio_low"), facts.get("aa_log_ratio_high")
     if low is None or high is None:
-        raise Refused(f"{facts['folder']}: one strategy was never timed against itself (gates=full does), so no ratio of it is published")
+        raise Refused(
+            f"{facts['folder']}: one strategy was never timed against itself in two blocks (gates=full and latency.repeats=2 do), "
+            "so no ratio of it is published"
+        )
     return low, high
 
 
