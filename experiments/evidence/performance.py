@@ -79,7 +79,8 @@ def measure(root: Path) -> tuple[float, float, float]:
     began = time.monotonic()
     done = subprocess.run([sys.executable, "-c", COMMAND], cwd=root, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     took = time.monotonic() - began
-    done.check_returncode()
+    if done.returncode:
+        raise RuntimeError(f"python -m analysis ended with {done.returncode}: {done.stderr}")
     _, processor, peak_kib = done.stderr.splitlines()[-1].split()
     return took, float(processor), int(peak_kib) / 2**20
 
