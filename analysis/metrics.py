@@ -74,7 +74,7 @@ def _differences() -> dict[str, Metric]:
 
 
 def _clocks() -> dict[str, Metric]:
-    found = {}
+    found = {"prefix_tokens": Metric(_alone(timing.held), "count", "tokens of the prefix that the timed receiver held")}
     for name, clock in timing.CLOCKS.items():
         found[f"{name}_s"] = Metric(_alone(partial(timing.seconds, clock=clock)), "s", f"{name} (s)")
         speedup, etas = partial(timing.speedup, clock=clock), partial(timing.etas, clock=clock)

@@ -101,7 +101,7 @@ def report(folder: Path) -> list[Table]:
 def _entrants(cell: Cell) -> list[Table]:
     if cell.latency.empty or cell.problem:
         return []
-    names = [n for n in METRICS if n.startswith(("ttft", "handoff"))]
+    names = [n for n in METRICS if n.startswith(("prefix_tokens", "ttft", "handoff"))]
     table = Table("entrants", "Timed in the same blocks", ["strategy", *names])
     for entrant in sorted(set(cell.latency.strategy)):
         point = Point(entrant, (cell,), entrant)

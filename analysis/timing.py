@@ -95,6 +95,12 @@ def limit(point: Point, clock: str) -> Estimate:
     return Estimate(float(found.min()), None, None, len(found), point.cells)
 
 
+def held(point: Point) -> Estimate:
+    """The length of the prefix that the receiver held, in tokens: words may be cut into others than were said."""
+    found = blocks(point, "handoff", (point.entrant,), "prefix_tokens")[point.entrant]
+    return Estimate(float(found.mean()), None, None, len(found), point.cells)
+
+
 def eta(point: Point, clock: str, entrant: str | None = None) -> Estimate:
     """limit / measured."""
     name = entrant or point.entrant

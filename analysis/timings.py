@@ -15,9 +15,9 @@ from avpbench.report import rate_text, regime_text
 from avpbench.summary import REFERENCE
 
 _COLUMNS = {  # header: metric
-    "TTFT host": "ttft_host_s", "eta": "ttft_host_eta", "speed-up": "ttft_host_speedup", "TTFT device": "ttft_device_s",
-    "eta (device)": "ttft_device_eta", "speed-up (device)": "ttft_device_speedup", "hand-off": "handoff_s",
-    "speed-up (hand-off)": "handoff_speedup",
+    "prefix held": "prefix_tokens", "TTFT host": "ttft_host_s", "eta": "ttft_host_eta", "speed-up": "ttft_host_speedup",
+    "TTFT device": "ttft_device_s", "eta (device)": "ttft_device_eta", "speed-up (device)": "ttft_device_speedup",
+    "hand-off": "handoff_s", "speed-up (hand-off)": "handoff_speedup",
 }  # fmt: skip
 
 
@@ -28,7 +28,7 @@ def tables(spec: TableSpec, cells: Sequence[Cell], where: Where, run: str) -> li
         for place in combinations(spec.across):
             _fill(table, spec, cells, own, place, run)
         if table.rows:
-            table.header[:] = [*spec.across, "strategy", "prefix held", *_COLUMNS, "break-even", "F of re-prefill"]
+            table.header[:] = [*spec.across, "strategy", *_COLUMNS, "break-even", "F of re-prefill"]
             table.note("prefix held: the receiver's tokens before the new ones; words may be cut into others than were said")
             table.note("speed-up: over re-prefill in the same blocks; eta: the device's limit / measured; batch 1, last hop")
             table.note("break-even: the bandwidth from which (>) or up to which (<) the whole hand-off beats re-prefill at that F")
@@ -44,19 +44,7 @@ def _fill(table: Table, spec: TableSpec, cells: Sequence[Cell], where: Where, pl
         if label in found and _same_place(table, found[label], cells):
             fixed = [Entry(str(value)) for value in place.values()]
             times = [table.number(name, found[label]) for name in _COLUMNS.values()]
-            table.rows.append([*fixed, Entry(given), _held(table, found[label]), *times, *_break_even(table, found[label])])
-
-
-def _held(table: Table, point: Point) -> Entry:
-    """The length of its prefix in tokens, as timed."""
-    try:
-        lengths = timing.blocks(point, "handoff", (point.entrant,), "prefix_tokens")[point.entrant]
-    except NotMeasured:
-        return Entry("-")
-    except Refused as error:
-        table.refuse(point.label, error, "prefix held")
-        return Entry("-")
-    return Entry(f"{lengths.mean():.0f}", point.first)
+            table.rows.append([*fixed, Entry(given), *times, *_break_even(table, found[label])])
 
 
 def _break_even(table: Table, point: Point) -> tuple[Entry, Entry]:

@@ -152,6 +152,7 @@ def test_clocks_by_hand(tmp_path: Path) -> None:
     assert metric("ttft_host_limit_s").compute(raw, None).value == pytest.approx(0.003)
     assert metric("ttft_host_eta").compute(raw, None).value == pytest.approx(0.3, rel=0.05)
     assert metric("handoff_s").compute(raw, None).value == pytest.approx(0.014, rel=0.05)
+    assert metric("prefix_tokens").compute(raw, None).value == 300
     assert set(timing.stages(raw)[0]) == {"export", "prefill"}
     ratio, p = timing.faster(raw, "host", "reprefill")
     assert ratio.value == pytest.approx(8, rel=0.02)
