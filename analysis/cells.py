@@ -86,7 +86,7 @@ def cells_of(study: Study) -> list[Cell]:
     for name, one in sorted(study.cells.items(), key=lambda item: str(item[1]["folder"])):
         parts = {kind: frames[kind].get(name, pd.DataFrame()) for kind in frames}
         counts = _counts(one, parts)
-        problem = study.damaged.get(name) or _problem(one, counts)
+        problem = study.damaged.get(name) or _problem(one, counts) or _disorder(one, parts)
         found.append(Cell(study.name, name, _facts(study.name, one) | counts, one["meta"], **parts, problem=problem))
     return found
 
@@ -106,6 +106,19 @@ def _problem(cell: dict[str, Any], counts: dict[str, int]) -> str | None:
     for key, number in counts.items():
         if number < cell["summary"][key]:
             return f"it has records of {number} {words[key]}, and its summary counts {cell['summary'][key]}"
+    return None
+
+
+def _disorder(cell: dict[str, Any], parts: dict[str, pd.DataFrame]) -> str | None:
+    """Why its records may not be used: lost or added since they were published, two of one problem, an outcome that is none."""
+    for kind, published in cell.get("records", {}).items():
+        if len(parts[kind]) != published:
+            return f"it has {len(parts[kind])} records of {kind}, and {published} were published"
+    for kind in ("samples", "fidelity"):
+        if len(parts[kind]) and (twice := parts[kind].sample_id[parts[kind].sample_id.duplicated()].tolist()):
+            return f"it has several records of {kind} for {twice[0]}"
+    if len(parts["samples"]) and parts["samples"].correct.isna().any():
+        return "it has samples that are neither right nor wrong"
     return None
 
 

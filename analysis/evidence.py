@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,7 +103,8 @@ def outputs(evidence: Evidence, published: Path = PUBLISHED) -> dict[str, bytes]
 
 
 def _benchmarks(evidence: Evidence) -> str:
-    labels = {cell: f"c{place}" for place, cell in enumerate(evidence.cells)}
+    several = Counter(cell.hash for cell in evidence.cells)
+    labels = {cell: cell.hash if several[cell.hash] == 1 else f"{cell.hash}_{cell.study}" for cell in evidence.cells}
     parts = [_HEAD, markdown(evidence.claims, labels.__getitem__, level=2)]
     parts += [f"> {problem}\n" for problem in evidence.problems]
     shown = [chapter for chapter in evidence.chapters if chapter.published or not chapter.study.optional]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ _DICTIONARY_BYTES = 1 << 28  # of a column: strategies that said the same words 
 
 
 def publish(study: str, runs: Path, published: Path = PUBLISHED, some: bool = False) -> Path:
-    """Writes `cells.json` (meta, config and summary of every run) and a Parquet file of each kind of record.
+    """Writes `cells.json` (meta, config, summary and number of records of every run) and a Parquet file of each kind of record.
 
     What is published of the study already stays, but for the cells that are among these runs: a study may be run in parts,
     on several machines. The same runs give the same bytes, in parts or at once. With `some`, unfinished runs are left out;
@@ -76,7 +77,8 @@ def _together(out: Path, finished: list[Path]) -> tuple[list[dict[str, Any]], di
         kept = [row for row in rows[kind] if row["cell"] not in fresh]
         kept += [row for folder in finished for row in rows_of(folder, kind)]
         tables[kind] = sorted(kept, key=lambda row: places[row["cell"]])
-    return in_order, tables
+    counts = {kind: Counter(row["cell"] for row in found) for kind, found in tables.items()}
+    return [cell | {"records": {kind: counts[kind][cell["meta"]["cell"]] for kind in KINDS}} for cell in in_order], tables
 
 
 def _published(out: Path) -> tuple[list[dict[str, Any]], dict[str, list[dict[str, Any]]]]:

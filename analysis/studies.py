@@ -16,6 +16,14 @@ from analysis.errors import Damaged, NoRecords
 from analysis.publish import KINDS, MEND, PUBLISHED, read_cell, rows_of
 
 TEXT = ("turns", "hops", "completion", "error")  # columns that only transcripts need
+_PARTS = {  # what no table can do without, of a cell and of each kind of record
+    "meta": {"cell", "command", "config", "gates", "identity", "notes", "roofline"},
+    "summary": {"label", "strategy", "chain", "num_samples", "num_scored", "num_blocks"}, "records": set(KINDS),
+}  # fmt: skip
+_COLUMNS = {
+    "samples": {"cell", "sample_id", "correct"}, "fidelity": {"cell", "sample_id", "kl"},
+    "latency": {"cell", "process", "block", "strategy", "clock", "seconds", "aa", "fell_back"},
+}  # fmt: skip
 
 
 @final
@@ -46,17 +54,26 @@ def load(study: str, published: Path = PUBLISHED, text: bool = True) -> Study:
         raise NoRecords(f"no study {study!r} in {published}; there are {', '.join(names(published)) or 'none'}")
     try:
         found = json.loads((folder / "cells.json").read_text(encoding="utf-8"))
-        cells = {c["meta"]["cell"]: c for c in found}
+        cells = {c["meta"]["cell"]: c for c in map(_whole, found)}
     except (ValueError, KeyError, TypeError) as error:
         raise Damaged(f"{folder / 'cells.json'} cannot be read ({type(error).__name__}: {error}); {MEND}") from error
     frames, damaged = {}, {}
     for kind in KINDS:
         try:
             frames[kind] = _read(folder / f"{kind}.parquet", text)
-        except (OSError, pa.ArrowInvalid) as error:
+            if len(frames[kind]) and (absent := _COLUMNS[kind] - set(frames[kind])):
+                raise KeyError(f"no column {', '.join(sorted(absent))}")
+        except (OSError, pa.ArrowInvalid, KeyError) as error:
             frames[kind] = pd.DataFrame()
             damaged = dict.fromkeys(cells, f"{folder / f'{kind}.parquet'} cannot be read ({str(error)[:80]}); {MEND}")
     return Study(study, cells, **frames, damaged=damaged)
+
+
+def _whole(cell: dict[str, Any]) -> dict[str, Any]:
+    """The cell. Raises KeyError where it lacks what tables are made from."""
+    if absent := [f"{part}.{key}" for part, keys in _PARTS.items() for key in sorted(keys - cell[part].keys())]:
+        raise KeyError(f"{cell.get('folder')} lacks {', '.join(absent)}")
+    return cell
 
 
 def _read(path: Path, text: bool) -> pd.DataFrame:
@@ -72,7 +89,8 @@ def transcripts(study: str, num_samples: int, published: Path = PUBLISHED) -> pd
     path = published / study / "samples.parquet"
     try:
         ids = first_problems(pq.read_table(path, columns=["cell", "sample_id"]).to_pandas(), num_samples)
-        return pq.read_table(path, filters=[("sample_id", "in", ids)]).to_pandas()
+        found = pq.read_table(path, filters=[("sample_id", "in", ids)]).to_pandas()
+        return found if set(found) >= _COLUMNS["samples"] | set(TEXT) else pd.DataFrame()
     except (OSError, pa.ArrowInvalid):
         return pd.DataFrame()
 

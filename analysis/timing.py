@@ -77,10 +77,10 @@ def groups(values: pd.Series) -> list[NDArray[np.float64]]:
 
 def _estimate(point: Point, values: pd.Series, log: bool = False, note: str = "") -> Estimate:
     processes = groups(values)
-    centre, (low, high) = float(values.mean()), bootstrap(processes, by_size=True)
-    if log:
-        centre, low, high = math.exp(centre), math.exp(low), math.exp(high)
+    ends = [float(values.mean()), *bootstrap(processes, by_size=True)]
+    centre, *interval = map(math.exp, ends) if log else ends
     few = f"{len(processes)} of {PROCESSES} {FEW}" if len(processes) < PROCESSES else ""
+    low, high = interval if len(values) > 1 else (None, None)
     return Estimate(centre, low, high, len(values), point.cells, "; ".join(filter(None, (note, few))))
 
 
@@ -130,15 +130,28 @@ def speedup(point: Point, clock: str) -> Estimate:
 
 
 def self_ratio(point: Point) -> tuple[float, float]:
-    """A/A: the 95% interval of the log ratio of one strategy, run twice in a block, to itself. Raises Refused where it was not measured."""
-    facts = point.first.facts
-    low, high = facts.get("aa_log_ratio_low"), facts.get("aa_log_ratio_high")
-    if low is None or high is None:
+    """A/A: the 95% interval of the log ratio of one strategy, run twice in a block, to itself. Its ends are the wider ones of a t
+    interval over blocks, which few blocks want, and of the ratios' own bootstrap, which knows processes.
+
+    Raises Refused where it was not measured.
+    """
+    return _self_ratio(point.first)
+
+
+@cache
+def _self_ratio(cell: Cell) -> tuple[float, float]:
+    frame = cell.latency
+    host = frame[(frame.clock == "host") & ~frame.fell_back & frame.strategy.isin(frame.strategy[frame.aa])]
+    once, again = (_means_of_blocks(host[host.aa == second])["seconds"] for second in (False, True))
+    ratio = np.log(again / once).dropna()
+    if len(ratio) < 2:
         raise Refused(
-            f"{facts['folder']}: one strategy was never timed against itself in two blocks (gates=full and latency.repeats=2 do), "
+            f"{cell.facts['folder']}: one strategy was never timed against itself in two blocks (gates=full and latency.repeats=2 do), "
             "so no ratio of it is published"
         )
-    return low, high
+    blocks_alone = stats.t.interval(0.95, len(ratio) - 1, loc=ratio.mean(), scale=stats.sem(ratio))
+    low, high = zip(blocks_alone, bootstrap(groups(ratio), by_size=True), strict=True)
+    return float(min(low)), float(max(high))
 
 
 def _sound(point: Point) -> None:

@@ -125,10 +125,10 @@ def speedup(latency: Sequence[LatencyRecord], strategy: str, clock: str) -> floa
 
 
 def eta(latency: Sequence[LatencyRecord], strategy: str, clock: str) -> float | None:
-    """How near the roofline: limit / measured, over sums; None without records or limits."""
+    """How near the roofline: the least limit, since one must not be too late, / the mean measured; None without records or limits."""
     rows = [r for r in latency if (r.strategy, r.clock, r.aa) == (strategy, clock, False)]
     limits = [r.limit_s for r in rows if r.limit_s is not None]
-    return sum(limits) / sum(r.seconds for r in rows) if rows and len(limits) == len(rows) else None
+    return min(limits) * len(rows) / sum(r.seconds for r in rows) if rows and len(limits) == len(rows) else None
 
 
 def aa_interval(latency: Sequence[LatencyRecord], strategy: str) -> tuple[float, float] | None:

@@ -9,8 +9,10 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from synthetic import write_run
 from trial import BASE, CLAIMS, README, again, declare, made, runs
@@ -20,7 +22,7 @@ from analysis.cells import cells_of
 from analysis.errors import Damaged, NoRecords, Undeclared, Unfinished
 from analysis.evidence import stale, too_large, write
 from analysis.publish import publish
-from analysis.studies import load
+from analysis.studies import load, load_runs
 
 ROOT = Path(__file__).parents[1]
 
@@ -63,11 +65,11 @@ def test_what_is_written_is_not_stale_until_something_changes(trial: Path, tmp_p
 def test_every_number_leads_to_a_cell_and_a_cell_to_transcripts(trial: Path) -> None:
     files = made(trial)
     text = files["BENCHMARKS.md"].decode()
-    figures, labels = re.findall(r"\]\((results/[^)]+)\)", text), dict(re.findall(r"^\[(c\d+)\]: (\S+)$", text, re.MULTILINE))
+    figures, labels = re.findall(r"\]\((results/[^)]+)\)", text), dict(re.findall(r"^\[(\w+)\]: (\S+)$", text, re.MULTILINE))
     assert {*figures, *labels.values()} <= set(files)
     assert set(re.findall(r"\]\[([^\]]+)\]", text)) <= set(labels)
     claim = next(line for line in text.splitlines() if line.startswith("| text needs fewer"))
-    page = files[labels[re.findall(r"\]\[(c\d+)\]", claim)[0]]].decode()
+    page = files[labels[re.findall(r"\]\[(\w+)\]", claim)[0]]].decode()
     assert "Tom has 0 so #### 0" in page
     assert "\npython -m avpbench strategy=x\n" in page
     for line in text.splitlines():
@@ -75,7 +77,11 @@ def test_every_number_leads_to_a_cell_and_a_cell_to_transcripts(trial: Path) -> 
             fields = [field.strip() for field in line.strip("|").split("|")][1:]
             assert all(field.startswith("[") or field == "-" for field in fields if re.search(r"\d", field)), line
     for own in (text, (ROOT / "BENCHMARKS.md").read_text()):
-        prose = [line for line in own.splitlines() if line and not line.startswith(("|", "-", "#", "**", "!", ">", "[c"))]
+        prose = [
+            line
+            for line in own.splitlines()
+            if line and not line.startswith(("|", "-", "#", "**", "!", ">")) and not re.match(r"\[\w+\]: ", line)
+        ]
         assert not [line for line in prose if re.search(r"\d", line)], "a sentence with a number comes from a table"
 
 
@@ -279,6 +285,60 @@ def test_a_damaged_parquet_spoils_its_study_only(trial: Path, tmp_path: Path) ->
     assert "samples.parquet cannot be read" in page
     (path.parent / "cells.json").write_text("[{")
     assert "cells.json cannot be read" in made(tmp_path / "t")["BENCHMARKS.md"].decode()
+
+
+def _latency_lost(folder: Path) -> None:
+    table = pq.read_table(folder / "latency.parquet")
+    lost = [k for k, name in enumerate(table.column("strategy").to_pylist()) if name == "raw"][0]  # noqa: RUF015
+    pq.write_table(table.take([k for k in range(len(table)) if k != lost]), folder / "latency.parquet")
+
+
+def _sample_twice(folder: Path) -> None:
+    table = pq.read_table(folder / "samples.parquet")
+    pq.write_table(table.take([0, *range(len(table))]), folder / "samples.parquet")
+
+
+def _no_outcome(folder: Path) -> None:
+    frame = pq.read_table(folder / "samples.parquet").to_pandas()
+    frame["correct"] = [None, *frame.correct[1:]]
+    frame.to_parquet(folder / "samples.parquet")
+
+
+def _no_column(folder: Path) -> None:
+    table = pq.read_table(folder / "samples.parquet")
+    pq.write_table(table.drop_columns(["correct"]), folder / "samples.parquet")
+
+
+def _no_gates(folder: Path) -> None:
+    cells = json.loads((folder / "cells.json").read_text())
+    del cells[0]["meta"]["gates"]
+    (folder / "cells.json").write_text(json.dumps(cells))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "why"),
+    [
+        (_latency_lost, r"it has \d+ records of latency, and \d+ were published"),
+        (_sample_twice, r"it has 41 records of samples, and 40 were published"),
+        (_no_outcome, "it has samples that are neither right nor wrong"),
+        (_no_column, r"samples\.parquet cannot be read \('no column correct'\)"),
+        (_no_gates, r"cells\.json cannot be read \(KeyError: '\S+ lacks meta\.gates'\)"),
+    ],
+)
+def test_records_that_were_altered_are_refused_and_the_rest_drawn(
+    trial: Path, tmp_path: Path, spoil: Callable[[Path], None], why: str
+) -> None:
+    shutil.copytree(trial, tmp_path / "t")
+    spoil(tmp_path / "t" / "published" / "trial")
+    assert re.search(why, made(tmp_path / "t")["BENCHMARKS.md"].decode())
+
+
+def test_a_run_with_two_records_of_a_problem_is_not_used(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, [*BASE, "strategy=raw"])
+    lines = (folder / "samples.jsonl").read_text().splitlines(keepends=True)
+    (folder / "samples.jsonl").write_text("".join([*lines, lines[0]]))
+    (cell,) = cells_of(load_runs([folder]))
+    assert cell.problem == "it has several records of samples for s00000"
 
 
 @pytest.mark.parametrize(

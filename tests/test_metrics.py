@@ -10,7 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
+from scipy import stats
 from synthetic import WORK, write_run
 
 from analysis import divergences, lines, quality, timing
@@ -21,7 +23,7 @@ from analysis.errors import MismatchedSamples, Missing, NotMeasured, Refused
 from analysis.estimates import Point, number, point_of
 from analysis.metrics import METRICS, metric
 from analysis.runs import report
-from analysis.stats import sign_flips
+from analysis.stats import bootstrap, sign_flips
 from analysis.studies import load_runs
 
 RAW, TEXT = ("study=t", "chain=2", "strategy=raw"), ("study=t", "chain=2", "strategy=text")
@@ -36,6 +38,25 @@ def cells(*folders: Path) -> list[Cell]:
 def point(*folders: Path, entrant: str = "") -> Point:
     found = cells(*folders)
     return Point(found[0].label, tuple(found), entrant or found[0].label)
+
+
+def rerun(made: Point, log_ratios: Mapping[tuple[str, int], float]) -> Point:
+    """The point with A/A's second run of the named (process, block) so far off in log ratio, and no other second run."""
+    frame = made.first.latency
+    keys = pd.MultiIndex.from_frame(frame[["process", "block"]])
+    frame = frame[~frame.aa | keys.isin(log_ratios)].copy()
+    first = frame[~frame.aa & (frame.strategy == made.first.label)].groupby(["process", "block", "clock"])["seconds"].mean()
+    second = frame.aa
+    frame.loc[second, "seconds"] = [
+        first[process, block, clock] * math.exp(log_ratios[process, block])
+        for process, block, clock in frame[second][["process", "block", "clock"]].itertuples(index=False)
+    ]
+    return replace(made, cells=(replace(made.first, latency=frame),))
+
+
+def unsound(made: Point) -> Point:
+    """The point with second runs that are 5% slower in half of the blocks."""
+    return rerun(made, {(f"p{k // 4}", k): 0.05 * (k % 2) for k in range(20)})
 
 
 def test_savings_are_one_minus_a_ratio_of_means(tmp_path: Path) -> None:
@@ -218,12 +239,22 @@ def test_few_processes_are_said_and_widen(tmp_path: Path) -> None:
 def test_an_unsound_a_a_publishes_no_ratio(tmp_path: Path) -> None:
     sound = timed(tmp_path)
     assert timing.speedup(point(sound), "host").value == pytest.approx(8, rel=0.02)
-    summary = json.loads((sound / "summary.json").read_text())
     with pytest.raises(Refused, match="never timed against itself"):
         timing.speedup(point(timed(tmp_path / "never", aa=False)), "host")
-    (sound / "summary.json").write_text(json.dumps(summary | {"aa_log_ratio_low": -0.01, "aa_log_ratio_high": 0.05}))
-    with pytest.raises(Refused, match=r"A/A is unsound \(-0\.010 to \+0\.050"):
-        timing.speedup(point(sound), "host")
+    with pytest.raises(Refused, match=r"A/A is unsound \(\+0\.01. to \+0\.03"):
+        timing.speedup(unsound(point(sound)), "host")
+
+
+def test_a_a_is_of_the_records_and_knows_processes(tmp_path: Path) -> None:
+    """The wider ends: processes that are each steady and differ widen the bootstrap, three blocks the t interval."""
+    steady = point(timed(tmp_path))
+    assert -0.01 < timing.self_ratio(steady)[0] < timing.self_ratio(steady)[1] < 0.01
+    apart = {(f"p{p}", 4 * p + k): 0.02 * (p - 2) for p in range(5) for k in range(4)}
+    by_process = timing.self_ratio(rerun(steady, apart))
+    assert by_process == pytest.approx(bootstrap([[0.02 * (p - 2)] * 4 for p in range(5)], by_size=True))
+    ratios = [0.008, -0.004, -0.001]
+    few = timing.self_ratio(rerun(steady, {("p0", k): ratio for k, ratio in enumerate(ratios)}))
+    assert few == pytest.approx(stats.t.interval(0.95, 2, loc=np.mean(ratios), scale=stats.sem(ratios)))
 
 
 def test_on_a_gpu_a_slow_reprefill_gives_way_to_its_limit(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from synthetic import write_run
-from test_metrics import ADAPTIVE, cells, point, timed
+from test_metrics import ADAPTIVE, cells, point, timed, unsound
 
 from analysis import contrasts, html, quality, strategies, timing
 from analysis.cells import MIXTURE, in_place, usual_place
@@ -193,7 +193,7 @@ def test_a_ratio_of_seeds_that_disagree_is_wide(tmp_path: Path) -> None:
 
 def test_contrasts_of_clocks_keep_the_rules_of_ratios(tmp_path: Path) -> None:
     with pytest.raises(Refused, match="A/A is unsound"):
-        timing.faster(_unsound(timed(tmp_path / "a")), "host", "reprefill")
+        timing.faster(unsound(point(timed(tmp_path / "a"))), "host", "reprefill")
     spec = ContrastSpec("raw answers sooner", "ttft_host", {"entrant": "raw"}, {"entrant": "reprefill"}, "more")
     few = contrasts.table(study(spec), cells(timed(tmp_path / "b", processes=2)))
     assert column(few, "verdict") == ["undecided: too few process restarts"]
@@ -201,12 +201,6 @@ def test_contrasts_of_clocks_keep_the_rules_of_ratios(tmp_path: Path) -> None:
     whole = contrasts.table(study(spec), cells(timed(tmp_path / "c")))
     assert column(whole, "verdict") == ["holds"]
     assert column(whole, "MDD")[0].endswith("x")
-
-
-def _unsound(folder: Path) -> Point:
-    made = point(folder)
-    made.first.facts.update(aa_log_ratio_low=-0.2, aa_log_ratio_high=0.3)
-    return made
 
 
 def test_a_hand_off_on_a_gpu_has_a_ratio_and_a_slow_reference_is_replaced(tmp_path: Path) -> None:
@@ -227,9 +221,8 @@ def test_a_hand_off_on_a_gpu_has_a_ratio_and_a_slow_reference_is_replaced(tmp_pa
 def test_a_claim_that_wants_a_gpu_and_was_refused_there_says_so(tmp_path: Path) -> None:
     measure = Measure("raw", "ttft_host_speedup", {"strategy": "raw"})
     claim = Claim("c", "s", "t", "d", "-", "runs", [measure], "cuda", dict.fromkeys(("holds", "fails", "unclear"), "{0}"), at_least=1)
-    found = cells(timed(tmp_path, identity={"device": "NVIDIA H100"}))
-    found[0].facts.update(aa_log_ratio_low=-0.2, aa_log_ratio_high=0.3)
-    table = claims_table([claim], found, {})
+    found = unsound(point(timed(tmp_path, identity={"device": "NVIDIA H100"})))
+    table = claims_table([claim], found.cells, {})
     assert table.rows[0][-1].text == "undecided: refused, as the notes say"
     assert "A/A is unsound" in " ".join(table.told())
 
