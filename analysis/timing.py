@@ -89,10 +89,16 @@ def seconds(point: Point, clock: str) -> Estimate:
     return _estimate(point, blocks(point, clock, (point.entrant,))[point.entrant])
 
 
+def _limits(point: Point, clock: str, name: str) -> pd.Series:
+    """A block's limit: the least that any process's rates gave a prefix of its length, since a limit must not be too late."""
+    found, length = (blocks(point, clock, (name,), column)[name] for column in ("limit_s", "prefix_tokens"))
+    return found.groupby(length).transform("min")
+
+
 def limit(point: Point, clock: str) -> Estimate:
-    """The least time that the measured rates allow: of its processes' rates the best, since a limit must not be too late."""
-    found = blocks(point, clock, (point.entrant,), "limit_s")[point.entrant]
-    return Estimate(float(found.min()), None, None, len(found), point.cells)
+    """The least time that the measured rates allow, mean over blocks."""
+    found = _limits(point, clock, point.entrant)
+    return Estimate(float(found.mean()), None, None, len(found), point.cells)
 
 
 def held(point: Point) -> Estimate:
@@ -104,8 +110,8 @@ def held(point: Point) -> Estimate:
 def eta(point: Point, clock: str, entrant: str | None = None) -> Estimate:
     """limit / measured."""
     name = entrant or point.entrant
-    least, spent = (blocks(point, clock, (name,), column)[name] for column in ("limit_s", "seconds"))
-    return Estimate(float(least.min() / spent.mean()), None, None, len(spent), point.cells)
+    spent = blocks(point, clock, (name,))[name]
+    return Estimate(float(_limits(point, clock, name).mean() / spent.mean()), None, None, len(spent), point.cells)
 
 
 def etas(point: Point, clock: str, other: str = REFERENCE) -> str:
@@ -123,9 +129,9 @@ def speedup(point: Point, clock: str) -> Estimate:
     found = blocks(point, clock, (point.entrant, REFERENCE))
     _sound(point)
     if (near := _slack(point, clock)) is not None:
-        bound = blocks(point, _whole(clock), (REFERENCE,), "limit_s")[REFERENCE].min()
+        bound = _limits(point, _whole(clock), REFERENCE)
         note = f"against the limit of re-prefill, whose eta is {near:.2f}"
-        return _estimate(point, np.log(bound / found[point.entrant]), log=True, note=note)
+        return _estimate(point, np.log(bound / found[point.entrant]).dropna(), log=True, note=note)
     return _estimate(point, np.log(found[REFERENCE] / found[point.entrant]), log=True)
 
 

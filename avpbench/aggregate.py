@@ -125,10 +125,17 @@ def speedup(latency: Sequence[LatencyRecord], strategy: str, clock: str) -> floa
 
 
 def eta(latency: Sequence[LatencyRecord], strategy: str, clock: str) -> float | None:
-    """How near the roofline: the least limit, since one must not be too late, / the mean measured; None without records or limits."""
+    """How near the roofline: limits / measured, over sums; None without records or limits.
+
+    A limit must not be too late, so a block's is the least that any process's rates gave a prefix of its length.
+    """
     rows = [r for r in latency if (r.strategy, r.clock, r.aa) == (strategy, clock, False)]
-    limits = [r.limit_s for r in rows if r.limit_s is not None]
-    return min(limits) * len(rows) / sum(r.seconds for r in rows) if rows and len(limits) == len(rows) else None
+    least: dict[int, float] = {}
+    for row in rows:
+        if row.limit_s is None:
+            return None
+        least[row.prefix_tokens] = min(row.limit_s, least.get(row.prefix_tokens, row.limit_s))
+    return sum(least[r.prefix_tokens] for r in rows) / sum(r.seconds for r in rows) if rows else None
 
 
 def aa_interval(latency: Sequence[LatencyRecord], strategy: str) -> tuple[float, float] | None:

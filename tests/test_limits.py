@@ -75,6 +75,8 @@ def test_measured_rates_are_what_the_clock_says() -> None:
 
 def test_eta_is_limit_over_time_and_absent_without_limits() -> None:
     rows = [LatencyRecord(b, 0, "raw", "host", 2.0 + b, None, "a", 10, 5, 100, "1", False, limit_s=0.5 + b) for b in range(2)]
-    assert eta(rows, "raw", "host") == pytest.approx(0.5 / 2.5), "of the best process, as the tables have it"
+    assert eta(rows, "raw", "host") == pytest.approx(0.5 / 2.5), "of the best process"
+    longer = replace(rows[0], block=2, prefix_tokens=20, seconds=5.0, limit_s=2.0)
+    assert eta([*rows, longer], "raw", "host") == pytest.approx(3.0 / 10.0), "each length has a limit of its own"
     assert eta(rows, "raw", "device") is None
     assert eta([rows[0], replace(rows[1], limit_s=None)], "raw", "host") is None

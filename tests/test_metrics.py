@@ -214,6 +214,18 @@ def test_the_limit_is_that_of_the_best_process(tmp_path: Path) -> None:
     assert metric("ttft_host_eta").compute(one, None).value == pytest.approx(usual / 2)
 
 
+def test_each_length_has_a_limit_of_its_own(tmp_path: Path) -> None:
+    one = point(timed(tmp_path))
+    usual = metric("ttft_host_eta").compute(one, None).value
+    frame = one.first.latency
+    longer = frame.block % 2 == 1
+    frame.loc[longer, ["seconds", "limit_s"]] *= 3
+    frame.loc[longer, "prefix_tokens"] *= 3
+    timing._sorted_out.cache_clear()
+    assert metric("ttft_host_eta").compute(one, None).value == pytest.approx(usual, rel=0.03)
+    assert metric("ttft_host_limit_s").compute(one, None).value == pytest.approx(0.003 * 2)
+
+
 def test_what_the_stages_leave_unexplained_is_told(tmp_path: Path) -> None:
     spent, residual = timing.stages(point(timed(tmp_path)))
     assert set(spent) == {"export", "prefill"}
