@@ -138,16 +138,17 @@ def _num_blocks(latency: pd.DataFrame, label: str) -> int:
 
 
 def _facts(study: str, cell: dict[str, Any]) -> dict[str, Any]:
-    config = dict(_dotted(cell["meta"]["config"]))
+    config = dict(dotted(cell["meta"]["config"]))
     short = {name: config.get(key) for name, key in _SHORT.items()}
     facts: dict[str, Any] = config | short | cell["summary"]
     return facts | {"study": study, "folder": cell["folder"]}
 
 
-def _dotted(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def dotted(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """A config's values by dotted key."""
     for key, inner in value.items():
         if isinstance(inner, Mapping):
-            yield from _dotted(inner, f"{prefix}{key}.")
+            yield from dotted(inner, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", inner
 

@@ -19,6 +19,10 @@ from analysis.timing import FEW
 
 HEADER = ["claim", "theirs", "definition", "ours", "what differs here", "verdict"]
 UNTESTED = "cannot be tested here"
+TERMS = (
+    "s_prompt, s_forward, s_flop: the share of prompt tokens, of tokens through a forward pass, of operations that is saved; N: agents; "
+    "p: an agent's own prompt, m: what it says, s: the timed receiver's own, in tokens; eta: the device's limit / measured; KL: from raw"
+)
 
 
 @final
@@ -57,6 +61,7 @@ def table(
         row = [claim.claim, f"{claim.theirs} ({claim.source})", claim.definition]
         verdict = _verdict(claim, found, cells, (verdicts or {}).get(claim.study, {}))
         shown.rows.append([*map(Entry, row), joined(ours) if ours else Entry("-"), Entry(claim.differs), verdict])
+    shown.note(TERMS)
     return shown
 
 
@@ -134,19 +139,21 @@ def _said(claim: Claim, found: Sequence[_Measured], least: str, contrasts: Mappi
 
 def _least(claim: Claim, cells: Sequence[Cell]) -> tuple[str, tuple[Cell, ...]]:
     """The first of the named fact's values from which on the first measure is all it should be, and the cells that show it."""
-    measure, first, seen = claim.measures[0], "none of those measured", list[Cell]()
+    measure, first, seen = claim.measures[0], "none", list[Cell]()
     for fact, values in claim.least.items():
+        of = f"of {', '.join(map(str, values))} measured"
         for value in reversed(values):
             where = {"study": claim.study, fact: value}
             try:
                 point, against = (point_of(cells, measure.label, {**(side or {}), **where}) for side in (measure.cells, measure.against))
                 found = metric(measure.metric).compute(point, against)
             except Refused:
-                return f"{first} (not measured at {value})", tuple(seen)
+                return f"{first} ({of.removesuffix(' measured')}; not measured at {value})", tuple(seen)
             seen += found.cells
             if _ruling(claim, found) != "holds":
                 break
-            first = str(value)
+            first = f"{value}, n = {found.num}"
+        first = f"{first} ({of})"
     return first, tuple(seen)
 
 

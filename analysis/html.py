@@ -64,7 +64,7 @@ def page(tables: Sequence[Table], figures: Sequence[Drawn], cells: Sequence[Cell
 
 
 def _table(table: Table) -> dict[str, Any]:
-    rows = [[[[one.text, _key(one.cell) if one.cell else None] for one in entry.parts or (entry,)] for entry in row] for row in table.rows]
+    rows = [[[[one.text, [_key(cell) for cell in one.sources]] for one in entry.parts or (entry,)] for entry in row] for row in table.rows]
     return {"name": table.name, "title": table.title, "header": table.header, "rows": rows, "notes": table.told()}
 
 
@@ -80,7 +80,9 @@ def _figure(figure: Drawn) -> dict[str, Any]:
 
 def _cell(cell: Cell) -> dict[str, Any]:
     keys = ("label", "folder", "chain", "question", "variant", "model", "receiver", "level", "context", "budget_bits")
-    return {"study": cell.study} | {key: cell.facts.get(key) for key in keys}
+    donor = cell.facts.get("donor")
+    label = cell.label if donor in (None, "self") else f"{cell.label}, donor={donor}"
+    return {"study": cell.study} | {key: cell.facts.get(key) for key in keys} | {"label": label}
 
 
 def _samples(study: str, frame: pd.DataFrame) -> dict[str, dict[str, Any]]:

@@ -10,14 +10,14 @@ import pandas as pd
 
 from analysis.cells import Cell
 from analysis.estimates import number
+from analysis.tables import markdown
+from analysis.timings import entrants
 
 SHOWN = 2  # problems
 _NUMBERS = {  # key: unit
     "num_samples": "count", "num_errors": "count", "num_truncated": "count", "accuracy": "%", "accuracy_low": "%", "accuracy_high": "%",
     "kl": "nats", "prefilled_tokens": "count", "generated_tokens": "count", "latent_steps": "count", "wire_bytes": "bytes",
-    "mean_bits": "bits", "peak_cache_bytes": "bytes", "prefix_tokens": "count", "new_tokens": "count", "ttft_host_s": "s",
-    "ttft_device_s": "s", "handoff_s": "s", "ttft_host_speedup": "x", "ttft_device_speedup": "x", "ttft_host_eta": "eta",
-    "ttft_device_eta": "eta", "reference_ttft_host_eta": "eta", "reference_ttft_device_eta": "eta", "num_blocks": "count",
+    "mean_bits": "bits", "peak_cache_bytes": "bytes", "new_tokens": "count", "num_blocks": "count",
 }  # fmt: skip
 
 
@@ -34,7 +34,7 @@ def page(cell: Cell, transcripts: pd.DataFrame) -> str:
         lines += [f"**Not used: {cell.problem}.**", ""]
     lines += ["```", f"python {' '.join(map(_bare, meta['command']))}", "```", "", "| number | |", "|---|---:|"]
     lines += [f"| `{key}` | {number(cell.facts[key], unit)} |" for key, unit in _NUMBERS.items() if cell.facts.get(key) is not None]
-    lines += ["", "| identity | |", "|---|---|"]
+    lines += ["", *(markdown(table, level=2) for table in entrants(cell)), "| identity | |", "|---|---|"]
     lines += [f"| {key} | `{value}` |" for key, value in sorted(meta["identity"].items())]
     lines += ["", "| gate | passed | measured | limit |", "|---|---|---:|---:|"]
     lines += [f"| {g['name']} | {'yes' if g['passed'] else '**no**'} | {g['measured']:.3g} | {g['limit']:.3g} |" for g in meta["gates"]]

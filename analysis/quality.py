@@ -208,19 +208,30 @@ def contrast(point: Point, against: Point, name: str) -> Contrast:
     return Contrast(effect, max(one.p for one in seeds), max(one.detectable for one in seeds), by_seed, flipped)
 
 
-def equal_bits(point: Point, other: Point, name: str) -> None:
-    """Raises Refused where the true bits differ by more than EQUAL: of the hand-overs that the metric `name` is about, the scored
-    ones for KL, those of the agents' own words for accuracy."""
+def bits_apart(point: Point, other: Point, name: str) -> str:
+    """What to say where the true bits differ by more than EQUAL, else nothing: of the hand-overs that the metric `name` is about, the
+    scored ones for KL, those of the agents' own words for accuracy. Raises Refused where one has none."""
     which = "scored_bits" if name == "kl" and scored(point) and scored(other) else "mean_bits"
     mine, theirs = (average(p, which, interval=False).value for p in (point, other))
-    if abs(mine - theirs) > EQUAL * theirs:
-        raise Refused(f"{point.label} takes {mine:.2f} true bits, {other.label} {theirs:.2f}")
+    apart = abs(mine - theirs) > EQUAL * theirs
+    return f"{point.label} takes {mine:.2f} true bits, {other.label} {theirs:.2f}" if apart else ""
 
 
-def fair_bits(point: Point, other: Point, name: str) -> None:
-    """Raises Refused where two controllers are compared at unequal bits: nothing is claimed of those."""
-    if len({None, point.first.facts.get("controller"), other.first.facts.get("controller")}) == 3:
+def equal_bits(point: Point, other: Point, name: str) -> None:
+    """Raises Refused where the true bits differ by more than EQUAL."""
+    if said := bits_apart(point, other, name):
+        raise Refused(said)
+
+
+def fair_bits(point: Point, other: Point, name: str) -> str:
+    """Of two ways with controllers, what to say of unequal bits. Raises Refused where the controllers are two: nothing is claimed of
+    those at unequal bits."""
+    mine, others = (p.first.facts.get("controller") for p in (point, other))
+    if mine is None or others is None:
+        return ""
+    if mine != others:
         equal_bits(point, other, name)
+    return bits_apart(point, other, name)
 
 
 def scored(point: Point) -> bool:

@@ -6,14 +6,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from analysis import strategies
-from analysis.cells import Cell, cells_of
+from analysis.cells import Cell, cells_of, dotted
 from analysis.errors import NoRecords, Refused
 from analysis.estimates import Point, number, spoken
 from analysis.metrics import METRICS
 from analysis.quality import contrast
 from analysis.studies import label_of, load_runs
 from analysis.tables import Entry, Table
-from analysis.timing import stages
+from analysis.timings import entrants
+
+_APART = ("study", "results", "limit", "tracker", "tags", "hydra")  # what a setting is named without
 
 
 def folders(given: Sequence[Path]) -> list[Path]:
@@ -35,9 +37,12 @@ def compare(given: Sequence[Path]) -> Table:
     named = _usual(points) if given and folders(given) != list(given) else None
     reference = named or next(iter(points))
     table = Table("compare", f"Runs, each against {reference}", [])
+    begun = [path.parent for folder in given for path in sorted(folder.glob("*/meta.json")) if not (path.parent / "summary.json").exists()]
+    if begun:
+        table.note(f"left out, not finished: {', '.join(path.name for path in begun)}; the same command again goes on with them")
     strategies.fill(table, points, reference)
     if points[reference].first.facts["num_scored"]:
-        table.header += [f"KL against {reference}", "p", "MDD"]
+        table.header += [f"KL against {reference}", "p (KL)", "MDD (KL)"]
         for row, point in zip(table.rows, points.values(), strict=True):
             row += _diverges(table, point, points[reference])
     return table
@@ -70,9 +75,19 @@ def _points(given: Sequence[Path]) -> dict[str, Point]:
     by_folder = {str(cell.facts["folder"]): cell for cell in cells_of(load_runs(folders(given)))}
     found = folders(given)
     cells = [by_folder[label_of(folder, found)] for folder in found]
-    labels = [cell.label for cell in cells]
-    names = [label if labels.count(label) == 1 else str(cell.facts["folder"]) for label, cell in zip(labels, cells, strict=True)]
-    return {name: Point(name, (cell,), cell.label) for name, cell in zip(names, cells, strict=True)}
+    names = [_name(cell, [other for other in cells if other.label == cell.label]) for cell in cells]
+    unique = [name if names.count(name) == 1 else str(cell.facts["folder"]) for name, cell in zip(names, cells, strict=True)]
+    return {name: Point(name, (cell,), cell.label) for name, cell in zip(unique, cells, strict=True)}
+
+
+def _name(cell: Cell, alike: Sequence[Cell]) -> str:
+    """The strategy, and what of its setting differs from others of that strategy."""
+    settings = [
+        f"{key}={value}"
+        for key, value in dotted(cell.meta["config"])
+        if not key.startswith(_APART) and any(other.facts.get(key) != value for other in alike)
+    ]
+    return f"{cell.label} ({', '.join(settings)})" if settings else cell.label
 
 
 def report(folder: Path) -> list[Table]:
@@ -95,21 +110,4 @@ def report(folder: Path) -> list[Table]:
             numbers.note(f"{name}: {estimate.note}")
     gates = Table("gates", "Gates", ["gate", "passed", "measured", "limit"])
     gates.rows += [[Entry(str(g[k])) for k in ("name", "passed", "measured", "limit")] for g in cell.meta["gates"]]
-    return [numbers, *_entrants(cell), gates]
-
-
-def _entrants(cell: Cell) -> list[Table]:
-    if cell.latency.empty or cell.problem:
-        return []
-    names = [n for n in METRICS if n.startswith(("prefix_tokens", "ttft", "handoff"))]
-    table = Table("entrants", "Timed in the same blocks", ["strategy", *names])
-    for entrant in sorted(set(cell.latency.strategy)):
-        point = Point(entrant, (cell,), entrant)
-        table.rows.append([Entry(entrant), *(table.number(name, point) for name in names)])
-        try:
-            spent, residual = stages(point)
-            parts = ", ".join(f"{name} {number(seconds, 's')}" for name, seconds in spent.items())
-            table.note(f"stages of {entrant}: {parts}; unexplained: {residual:+.1%}")
-        except Refused as error:
-            table.refuse(f"stages of {entrant}", error)
-    return [table]
+    return [numbers, *entrants(cell), gates]

@@ -24,7 +24,9 @@ def paired(a: Mapping[str, _T], b: Mapping[str, _T]) -> list[tuple[_T, _T]]:
     """Values of the same sample ids, in the order of ids. Raises MismatchedSamples where the sets differ."""
     if a.keys() != b.keys():
         only = sorted(a.keys() - b.keys())[:3], sorted(b.keys() - a.keys())[:3]
-        raise MismatchedSamples(f"{len(a)} and {len(b)} samples; only in the first: {only[0]}, only in the second: {only[1]}")
+        raise MismatchedSamples(
+            f"{len(a)} and {len(b)} samples; only in the first: {only[0]}, only in the second: {only[1]}; run both with the same limit"
+        )
     return [(a[key], b[key]) for key in sorted(a)]
 
 

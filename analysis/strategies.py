@@ -110,7 +110,7 @@ def _sensitivity(table: Table, rows: dict[str, Point]) -> None:
     """Whether the setting needs the cache at all: raw against the better of blank and somebody else's parcel."""
     needed = [rows.get(name) for name in ("raw", "blank", "shuffled")]
     if any(point is None for point in needed):
-        table.note("sensitivity: not run (it needs the rows raw, blank and shuffled)")
+        table.note("sensitivity: not run (it needs the rows raw, blank and shuffled: raw with donor=other)")
         return
     raw, blank, shuffled = (point for point in needed if point is not None)
     try:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from analysis import timing
-from analysis.cells import Cell, in_place, usual_place
+from analysis.cells import Cell, codes_of, in_place, usual_place
 from analysis.declared import TableSpec, Where, combinations
 from analysis.errors import NotMeasured, Refused
-from analysis.estimates import Point
+from analysis.estimates import Point, number
+from analysis.metrics import METRICS
 from analysis.tables import Entry, Table, empty_tables, points
 from avpbench.breakeven import BreakEven
 from avpbench.report import rate_text, regime_text
@@ -19,6 +20,7 @@ _COLUMNS = {  # header: metric
     "TTFT device": "ttft_device_s", "eta (device)": "ttft_device_eta", "speed-up (device)": "ttft_device_speedup",
     "hand-off": "handoff_s", "speed-up (hand-off)": "handoff_speedup",
 }  # fmt: skip
+APART = 1.2  # between two cells' copy rates, above which their etas are not to be compared
 
 
 def tables(spec: TableSpec, cells: Sequence[Cell], where: Where, run: str) -> list[Table]:
@@ -28,10 +30,12 @@ def tables(spec: TableSpec, cells: Sequence[Cell], where: Where, run: str) -> li
         for place in combinations(spec.across):
             _fill(table, spec, cells, own, place, run)
         if table.rows:
-            table.header[:] = [*spec.across, "strategy", *_COLUMNS, "break-even", "F of re-prefill"]
+            table.header[:] = [*spec.across, "strategy", "blocks", *_COLUMNS, "break-even", "F of re-prefill"]
+            table.note("blocks: how many, in how many process restarts")
             table.note("prefix held: the receiver's tokens before the new ones; words may be cut into others than were said")
             table.note("speed-up: over re-prefill in the same blocks; eta: the device's limit / measured; batch 1, last hop")
             table.note("break-even: the bandwidth from which (>) or up to which (<) the whole hand-off beats re-prefill at that F")
+            _note_sources(table)
         found.append(table)
     return found
 
@@ -44,7 +48,27 @@ def _fill(table: Table, spec: TableSpec, cells: Sequence[Cell], where: Where, pl
         if label in found and _same_place(table, found[label], cells):
             fixed = [Entry(str(value)) for value in place.values()]
             times = [table.number(name, found[label]) for name in _COLUMNS.values()]
-            table.rows.append([*fixed, Entry(given), *times, *_break_even(table, found[label])])
+            table.rows.append([*fixed, Entry(given), _blocks(found[label]), *times, *_break_even(table, found[label])])
+
+
+def _blocks(point: Point) -> Entry:
+    """How many whole blocks it was timed in, in how many processes."""
+    try:
+        processes = timing.groups(timing.blocks(point, "handoff", (point.entrant,))[point.entrant])
+    except Refused:  # the times beside it say why
+        return Entry("-")
+    return Entry(f"{sum(map(len, processes))} in {len(processes)}", point.first)
+
+
+def _note_sources(table: Table) -> None:
+    """What of the cells differs and is no reason to refuse them: versions of the source, and the rates that etas rest on."""
+    cells = list(dict.fromkeys(cell for row in table.rows for entry in row for cell in entry.sources))
+    if len(codes := codes_of(cells)) > 1:
+        table.note(f"cells of {len(codes)} versions of the source stand side by side", *cells)
+    rates = [cell.meta["roofline"]["copy_bytes_per_s"] for cell in cells if cell.meta["roofline"]]
+    if rates and max(rates) > APART * min(rates):
+        told = f"{min(rates) / 1e9:.0f} to {max(rates) / 1e9:.0f} GB/s"
+        table.note(f"eta rests on the copy rate that its cell's processes measured, here {told}: compare it within a cell", *cells)
 
 
 def _break_even(table: Table, point: Point) -> tuple[Entry, Entry]:
@@ -71,9 +95,27 @@ def _same_place(table: Table, point: Point, cells: Sequence[Cell]) -> bool:
 
 
 def _spoken(found: BreakEven) -> str:
-    """With its interval, open where no bound is finite."""
+    """With its interval, open where no bound is finite; one block has none."""
     text = regime_text(found)
-    if found.break_even_bps is None:
+    if found.break_even_bps is None or found.break_even_low_bps == found.break_even_high_bps:
         return text
     low, high = ("-" if bound is None else rate_text(bound) for bound in (found.break_even_low_bps, found.break_even_high_bps))
     return f"{text} [{low}, {high}]"
+
+
+def entrants(cell: Cell) -> list[Table]:
+    """Everything that was timed in the cell's blocks, by every clock, with its stages; none where nothing was, or may be used."""
+    if cell.latency.empty or cell.problem:
+        return []
+    names = [name for name in METRICS if name.startswith(("prefix_tokens", "ttft", "handoff"))]
+    table = Table("entrants", "Timed in the same blocks", ["strategy", *names])
+    for entrant in sorted(set(cell.latency.strategy)):
+        point = Point(entrant, (cell,), entrant)
+        table.rows.append([Entry(entrant), *(table.number(name, point) for name in names)])
+        try:
+            spent, residual = timing.stages(point)
+            parts = ", ".join(f"{name} {number(seconds, 's')}" for name, seconds in spent.items())
+            table.note(f"stages of {entrant}: {parts}; unexplained: {residual:+.1%}")
+        except Refused as error:
+            table.refuse(f"stages of {entrant}", error)
+    return [table]

@@ -15,7 +15,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from synthetic import write_run
 
 from analysis import contrasts, controllers, crossed, quality
-from analysis.cells import Cell, _dotted, cells_of
+from analysis.cells import Cell, cells_of, dotted
 from analysis.declared import ContrastSpec, Declared, TableSpec, studies
 from analysis.estimates import point_of
 from analysis.studies import load_runs
@@ -43,7 +43,7 @@ def factors() -> ModuleType:
 
 
 def flat(*words: str) -> dict[str, Any]:
-    return dict(_dotted(plain(compose(words))))
+    return dict(dotted(plain(compose(words))))
 
 
 def test_every_variant_differs_from_the_full_one_in_its_factor_alone(factors: ModuleType) -> None:

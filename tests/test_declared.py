@@ -15,7 +15,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from synthetic import parts_of
 
-from analysis.cells import _SHORT, _dotted, _is
+from analysis.cells import _SHORT, _is, dotted
 from analysis.declared import Declared, claims, combinations, filled, studies
 from avpbench.composer import Composer
 from avpbench.config import CONF
@@ -53,7 +53,7 @@ def cells(study: Declared, folder: Path) -> list[Facts]:
     parser, composer, found = OverridesParser.create(), Composer(), {}
     for words in commands(study, folder):
         for cell in grid(parser.parse_overrides(swept(words)), composer).cells:
-            config = dict(_dotted(cell.values))
+            config = dict(dotted(cell.values))
             facts = config | {short: config.get(key) for short, key in _SHORT.items()}
             link = str(config["link._target_"]).split(".")[-2]
             also = {"model": config["model.name"], "link": link, "study": study.name, "_words": " ".join(cell.words)}

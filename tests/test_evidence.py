@@ -22,6 +22,7 @@ from analysis.cells import cells_of
 from analysis.errors import Damaged, NoRecords, Undeclared, Unfinished
 from analysis.evidence import stale, too_large, write
 from analysis.publish import publish
+from analysis.runs import compare
 from analysis.studies import load, load_runs
 
 ROOT = Path(__file__).parents[1]
@@ -403,6 +404,19 @@ def test_commands_of_unpublished_runs(trial: Path, tmp_path: Path, capsys: pytes
     write_run(tmp_path, [*BASE, "strategy=raw"]).joinpath("summary.json").unlink()
     assert main(["compare", str(tmp_path / "trial")]) == 1
     assert "none of the 1 runs" in capsys.readouterr().err
+
+
+def test_runs_are_told_apart_by_their_settings_and_unfinished_ones_named(tmp_path: Path) -> None:
+    for words in ("seed=0", "seed=1", "strategy=blank"):
+        write_run(tmp_path, [*BASE, *(["strategy=raw"] if words.startswith("seed") else []), words])
+    begun = write_run(tmp_path, [*BASE, "strategy=text"])
+    (begun / "summary.json").unlink()
+    table = compare([tmp_path / "trial"])
+    assert sorted(row[0].text for row in table.rows) == ["blank", "raw (seed=0)", "raw (seed=1)"]
+    assert any(note.startswith(f"left out, not finished: {begun.name};") for note in table.told())
+    other = write_run(tmp_path / "fewer", [*BASE, "strategy=text"], num=30)
+    told = compare([next((tmp_path / "trial").glob("*-blank-*")), other]).told()
+    assert any("40 and 30 samples" in note and note.endswith("run both with the same limit") for note in told)
 
 
 def test_a_run_that_is_not_there_is_named(tmp_path: Path) -> None:

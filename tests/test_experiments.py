@@ -11,7 +11,7 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
-from analysis.cells import _dotted
+from analysis.cells import dotted
 from analysis.declared import claims, combinations, filled, studies
 from analysis.metrics import metric
 from analysis.timing import CLOCKS
@@ -88,7 +88,7 @@ def test_what_a_study_declares_is_among_its_cells(study: Any) -> None:
     for cfg in (composed(name) for name in (study.name, *(n for n in NAMES if composed(n).study == whose))):
         for key, values in cfg.hydra.sweeper.params.items():
             swept.setdefault(key, [OmegaConf.select(cfg, key)]).extend(_plain(v) for v in str(values).split(","))
-    fixed = dict(_dotted(OmegaConf.to_container(composed(study.name), resolve=False)))  # type: ignore[arg-type]
+    fixed = dict(dotted(OmegaConf.to_container(composed(study.name), resolve=False)))  # type: ignore[arg-type]
     short = {"fraction": "strategy.fraction", "budget_bits": "strategy.budget_bits", "requantize": "strategy.requantize"}
     asked = [{**t.where, **row, **chosen} for t in study.tables for row in t.rows.values() for chosen in combinations(t.each | t.across)]
     asked += [{**t.where, **column, **chosen} for t in study.tables for column in t.columns.values() for chosen in combinations(t.each)]

@@ -86,6 +86,7 @@ def test_a_number_of_the_claims_opens_its_transcript_beside_others(page: Any) ->
     heads = page.locator("#hops th").all_inner_texts()
     assert heads[0] == "turn"
     assert len(heads) == 5
+    assert [head.split(" (")[0] for head in heads[1:3]] == ["raw", "text"], "what a saving is of, then what it is against"
     assert page.locator("#hops tbody tr").count() == 2, "a row a turn"
     page.select_option("#problem", "s00003")
     assert "Tom has 3 so #### 3" in page.locator("#hops").inner_text()

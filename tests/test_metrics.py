@@ -15,7 +15,7 @@ import pytest
 from scipy import stats
 from synthetic import WORK, write_run
 
-from analysis import divergences, lines, quality, timing
+from analysis import divergences, lines, quality, timing, timings
 from analysis.cells import Cell, cells_of
 from analysis.claims import table as claims_table
 from analysis.declared import Claim, Measure, TableSpec
@@ -161,7 +161,7 @@ def test_what_lies_between_the_agents_and_how_prompts_grow(tmp_path: Path) -> No
 
 def test_a_line_is_of_the_problems_that_all_have(tmp_path: Path) -> None:
     few, many = (point(write_run(tmp_path / str(num), RAW, num=num, right=lambda k: k < 3)) for num in (3, 10))
-    assert lines._means([few, many], "accuracy") == [1.0, 1.0]
+    assert lines._means([few, many], "accuracy") == ([1.0, 1.0], 3)
     with pytest.raises(Refused, match="no problem in common"):
         lines._means([few, replace(many, cells=(replace(many.first, samples=many.first.samples.iloc[3:]),))], "accuracy")
 
@@ -212,6 +212,26 @@ def test_the_limit_is_that_of_the_best_process(tmp_path: Path) -> None:
     frame.loc[frame.process == "p3", "limit_s"] /= 2
     timing._sorted_out.cache_clear()
     assert metric("ttft_host_eta").compute(one, None).value == pytest.approx(usual / 2)
+
+
+def test_a_table_of_times_says_how_many_blocks_and_what_differs(tmp_path: Path) -> None:
+    """One block has no interval; other sources and other copy rates are noted and no reason to refuse."""
+    whole = point(timed(tmp_path)).first
+    alone = replace(whole, facts=whole.facts | {"seed": 1}, meta=whole.meta | {
+        "identity": whole.meta["identity"] | {"code": "other"},
+        "roofline": whole.meta["roofline"] | {"copy_bytes_per_s": 3 * whole.meta["roofline"]["copy_bytes_per_s"]},
+    }, latency=whole.latency[whole.latency.block == 0])  # fmt: skip
+    spec = TableSpec("t", "timings", "title", {"raw": {"entrant": "raw"}}, across={"seed": [0, 1]})
+    (table,) = timings.tables(spec, [whole, alone], {}, "run")
+    shown = {name: [row[table.header.index(name)].text for row in table.rows] for name in ("blocks", "TTFT host", "break-even")}
+    assert shown["blocks"] == ["20 in 5", "1 in 1"]
+    assert ["[" in text for name in ("TTFT host", "break-even") for text in shown[name]] == [True, False] * 2
+    notes = " ".join(table.told())
+    assert "cells of 2 versions of the source stand side by side" in notes
+    assert re.search(r"copy rate that its cell's processes measured, here \d+ to \d+ GB/s: compare it within a cell", notes)
+    (same,) = timings.tables(spec, [whole, replace(alone, meta=whole.meta)], {}, "run")
+    assert "copy rate" not in " ".join(same.told())
+    assert "versions" not in " ".join(same.told())
 
 
 def test_each_length_has_a_limit_of_its_own(tmp_path: Path) -> None:
@@ -323,7 +343,9 @@ def test_a_line_through_short_chains_is_held_against_the_long_one(tmp_path: Path
         Measure("e", "ratio:prefilled_tokens", **sides, counts=False, line={"chain": [2, 3, 4]}),
     ]
     claim = Claim("c", "s", "t", "d", "x", "runs", measures, "any", dict.fromkeys(("holds", "fails", "unclear"), "{0}, off by {1}"), 1)
-    assert claims_table([claim], told, {}).rows[0][-1].text.startswith("8.00x, off by -31.5%")
+    shown = claims_table([claim], told, {})
+    assert shown.rows[0][-1].text.startswith("8.00x, off by -31.5%")
+    assert any("a line through 3 means of the 40 problems that all have, without an interval" in note for note in shown.told())
     wrong = Measure("e", "prefilled_tokens", {"strategy": "raw", "chain": 16}, line={"chain": [2, 3]})
     assert "a line wants a ratio:KEY" in " ".join(claims_table([replace(claim, measures=[wrong])], told, {}).told())
 

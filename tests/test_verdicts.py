@@ -52,6 +52,15 @@ def test_controllers_are_contrasted_at_equal_bits_only(tmp_path: Path) -> None:
     assert any("snapkv takes 6.00 true bits, uniform 3.00" in note for note in table.told()), table.told()
 
 
+def test_one_controller_at_two_prices_is_contrasted_and_both_are_said(tmp_path: Path) -> None:
+    found = cells(*(write_run(tmp_path, (*ADAPTIVE, f"strategy.budget_bits={b}"), kl=lambda k: 0.1 + k / 1000) for b in (6, 3)))
+    for cell, bits in zip(found, (6.0, 3.0), strict=True):
+        cell.fidelity["mean_bits"] = bits
+    spec = replace(SPEC, name="more bits", a={"strategy.budget_bits": 6}, b={"strategy.budget_bits": 3}, each={})
+    notes = contrasts.table(study(spec), found).told()
+    assert any(note.startswith("more bits: snapkv takes 6.00 true bits, snapkv 3.00") for note in notes), notes
+
+
 def test_a_small_p_is_no_verdict_where_the_interval_holds_no_effect(tmp_path: Path) -> None:
     effect = Estimate(-0.01, -0.03, 0.01, 40, point(write_run(tmp_path, ADAPTIVE)).cells)
     found = contrasts._Found(effect, 1e-9, 0.01, (-0.01, -0.01, -0.01), "nats", 0.0)

@@ -44,12 +44,12 @@ function showTable(one) {
     const line = body.insertRow();
     for (const parts of row) {
       const field = line.insertCell();
-      parts.forEach(([text, cell], k) => {
+      parts.forEach(([text, cells], k) => {
         if (k) field.append("; ");
-        if (!cell || !data.cells[cell]) return field.append(text);
+        if (!data.cells[cells[0]]) return field.append(text);
         const link = make("a", text, field);
         link.href = "#transcripts";
-        link.onclick = () => open(cell);
+        link.onclick = () => open(cells);
       });
     }
   }
@@ -138,23 +138,25 @@ function showStudy() {
   showProblem();
 }
 
-// The cell that was opened comes first, then raw hand-offs.
-let lead = null;
-const place = (cell) => (cell === lead ? 0 : data.cells[cell].label === "raw" ? 1 : 2);
+// The cells that were opened come first, then raw hand-offs.
+let leads = [];
+const place = (cell) => (leads.includes(cell) ? leads.indexOf(cell) - leads.length : data.cells[cell].label === "raw" ? 1 : 2);
 
-// A cell beside the others of its setting, raw among them where it was run.
-function open(cell) {
-  const wanted = data.cells[cell];
+// A number's cell beside those that it is held against, of the same training, and the others of its setting.
+function open(sources) {
+  const [cell] = sources, wanted = data.cells[cell];
   $("study").value = wanted.study;
   showStudy();
   const problems = data.samples[wanted.study] ?? {};
   $("problem").value = Object.keys(problems).find((id) => problems[id][cell]) ?? $("problem").value;
   const same = (other, key) => data.cells[other][key] === wanted[key] || (key === "budget_bits" && data.cells[other][key] === null);
   const alike = (other) => ["chain", "question", "variant", "model", "receiver", "level", "context", "budget_bits"].every((key) => same(other, key));
-  lead = cell;
-  const others = [...$("cells").options].map((option) => option.value).filter((other) => other !== cell && alike(other));
-  const beside = new Set([cell, ...others.sort((a, b) => place(a) - place(b)).slice(0, 3)]);
+  const { study, variant } = wanted;
+  leads = sources.filter((other) => data.cells[other]?.study === study && data.cells[other].variant === variant).slice(0, 4);
+  const others = [...$("cells").options].map((option) => option.value).filter((other) => !leads.includes(other) && alike(other));
+  const beside = new Set([...leads, ...others.sort((a, b) => place(a) - place(b))].slice(0, 4));
   for (const option of $("cells").options) option.selected = beside.has(option.value);
+  $("cells").selectedOptions[0]?.scrollIntoView({ block: "nearest" });
   showProblem();
 }
 
