@@ -94,7 +94,12 @@ def test_a_published_study_holds_what_its_runs_hold(runs: Path, tmp_path: Path) 
     first = {p.name: p.read_bytes() for p in out.iterdir()}
     assert {p.name: p.read_bytes() for p in publish("trial", runs, tmp_path / "published").iterdir()} == first
     study, direct = load("trial", tmp_path / "published"), load_runs(sorted((runs / "trial").iterdir()))
+    counts = {name: one.pop("records") for name, one in study.cells.items()}
     assert study.cells == direct.cells
+    assert counts == {
+        name: {kind: int((getattr(direct, kind).cell == name).sum()) if len(getattr(direct, kind)) else 0 for kind in KINDS}
+        for name in direct.cells
+    }
     assert len(study.samples) == 8
     assert study.samples.groupby("cell").correct.mean().to_dict() == {c: one["summary"]["accuracy"] for c, one in study.cells.items()}
     hops = json.loads(study.samples.hops[0])

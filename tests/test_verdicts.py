@@ -58,7 +58,7 @@ def test_one_controller_at_two_prices_is_contrasted_and_both_are_said(tmp_path: 
         cell.fidelity["mean_bits"] = bits
     spec = replace(SPEC, name="more bits", a={"strategy.budget_bits": 6}, b={"strategy.budget_bits": 3}, each={})
     notes = contrasts.table(study(spec), found).told()
-    assert any(note.startswith("more bits: snapkv takes 6.00 true bits, snapkv 3.00") for note in notes), notes
+    assert any(note.startswith("more bits: more bits takes 6.00 true bits, more bits 3.00") for note in notes), notes
 
 
 def test_a_small_p_is_no_verdict_where_the_interval_holds_no_effect(tmp_path: Path) -> None:
@@ -262,7 +262,7 @@ def test_a_number_of_several_cells_leads_to_all_of_them(tmp_path: Path) -> None:
     of_claims = Table("t", "T", ["ours"], [[joined([saved, Entry("more")])]])  # numbers in one field, as the claims have them
     assert markdown(of_claims, lambda cell: cell.label).splitlines()[-1].endswith(f"| [{raw.first.hash}][raw] [{text.first.hash}][text] |")
     field = html._table(of_claims)["rows"][0][0]  # on the page, each number with its own link
-    assert [(words[:5], cell) for words, cell in field] == [("60.0%", html._key(raw.first)), ("more", None)]
+    assert [(words[:5], of) for words, of in field] == [("60.0%", [html._key(raw.first), html._key(text.first)]), ("more", [])]
 
 
 def test_no_discordant_problem_in_any_seed_is_no_proof_of_equality(tmp_path: Path) -> None:
