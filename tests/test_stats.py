@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from analysis.errors import MismatchedSamples
-from analysis.publish import Unfinished, publish
+from analysis.publish import KINDS, Unfinished, publish
 from analysis.stats import bootstrap, difference, holm, mcnemar, mean_ratio, paired, tango
 from analysis.studies import load, load_runs
 from avpbench import run
