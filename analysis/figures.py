@@ -16,6 +16,7 @@ from analysis.declared import FigureSpec
 from analysis.lineplot import lines
 from analysis.panel import Panel
 
+_WIDTH, _LINES = 80, 6  # of what is missing, letters a panel and lines
 _KINDS = {"lines": lines, "stack": stack, "map": winners}
 
 
@@ -43,7 +44,8 @@ def draw(spec: FigureSpec, cells: Sequence[Cell], where: Where, run: str) -> Dra
             ax.set_title(panel.spec.title)
         gaps = _gaps(panels, run)
         if gaps:
-            figure.supxlabel(textwrap.shorten("; ".join(gaps), 230), fontsize=6.5, color="#555555", wrap=True)
+            said = textwrap.wrap("; ".join(gaps), _WIDTH * len(panels), max_lines=_LINES, placeholder=" ... (all of it in BENCHMARKS.md)")
+            figure.supxlabel("\n".join(said), fontsize=6.5, color="#555555")
         nums = [n for panel in panels for n in panel.nums]
         files = style.files(figure, spec.name) if nums else {}
     cells = list(dict.fromkeys(cell for panel in panels for cell in panel.drawn))
@@ -51,12 +53,17 @@ def draw(spec: FigureSpec, cells: Sequence[Cell], where: Where, run: str) -> Dra
 
 
 def _gaps(panels: Sequence[Panel], run: str) -> list[str]:
-    absent: dict[str, list[str]] = {}
-    for panel in panels:
-        for label, places in panel.absent.items():
-            held = absent.setdefault(label, [])
-            held += [p for p in places if p not in held]
-    parts = [f"{label} at {', '.join(filter(None, places))}" if any(places) else label for label, places in absent.items()]
+    together: dict[tuple[str, str], list[str]] = {}  # labels that are absent from the same panels, at the same places
+    for label in dict.fromkeys(label for panel in panels for label in panel.absent):
+        without = [panel for panel in panels if label in panel.absent]
+        elsewhere = any(label in panel.spec.lines and panel not in without for panel in panels)
+        titles = " and ".join(repr(panel.spec.title) for panel in without) if elsewhere else ""
+        places = dict.fromkeys(place for panel in without for place in panel.absent[label] if place)
+        together.setdefault((titles, ", ".join(places)), []).append(label)
+    parts = [
+        "; ".join(labels) + (f" in {titles}" if titles else "") + (f" at {places}" if places else "")
+        for (titles, places), labels in together.items()
+    ]
     gaps = [f"missing: {'; '.join(parts)}; run: {run}"] if parts else []
     return gaps + list(dict.fromkeys(f"refused: {text}" for panel in panels for text in panel.refused))
 
