@@ -62,7 +62,7 @@ class GateFailed(AvpBenchError):
 
 
 class OutOfMemory(AvpBenchError):
-    """The device could not hold a batch; the caller may try a smaller one."""
+    """The device cannot hold a model, or could not hold a batch; of a batch the caller may try a smaller one."""
 
 
 class ControllerError(AvpBenchError, ValueError):

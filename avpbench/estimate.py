@@ -21,6 +21,7 @@ Values = dict[str, Any]
 _PROMPT_TOKENS = 100  # an agent's role, its share of the template and the question, about
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _SETTINGS = ("context", "think_steps", "batch_size", "max_new_tokens", "max_agent_tokens", "question")
+_FIELDS = {"model_type", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size"}
 _PHASES = ("ready", "quality", "latency", "fidelity")
 
 
@@ -52,7 +53,7 @@ def memory_bytes(values: Values, lookup: Callable[[str], Values]) -> int | None:
     per_token = 0
     for name in role_models(values):
         model = lookup(name) if name else values["model"]
-        shape = _shape(model_folder(model), json.dumps(model["shape"]))
+        shape = shape_of(model_folder(model), json.dumps(model["shape"]))
         if shape is None or dtype not in _BYTES:
             return None
         weights[str(name)] = shape.parameters * _BYTES[dtype]
@@ -63,16 +64,18 @@ def memory_bytes(values: Values, lookup: Callable[[str], Values]) -> int | None:
 
 @final
 @dataclass(frozen=True, slots=True)
-class _Shape:
+class Shape:
+    """How large a model is."""
+
     parameters: int
     values_per_token: int  # keys and values of all layers
 
 
 @lru_cache(maxsize=64)
-def _shape(folder: Path | None, shape: str) -> _Shape | None:
-    """From the model's own config where its files are at hand, else from its YAML."""
+def shape_of(folder: Path | None, shape: str) -> Shape | None:
+    """From the model's own config where its files are at hand, else from its YAML (JSON); None where that does not tell."""
     fields = read_json(folder / "config.json") if folder else json.loads(shape)
-    if not fields or "hidden_size" not in fields:
+    if not fields or not fields.keys() >= _FIELDS:
         return None
     hidden, layers, heads = fields["hidden_size"], fields["num_hidden_layers"], fields["num_attention_heads"]
     kv = fields.get("num_key_value_heads") or heads
@@ -81,7 +84,7 @@ def _shape(folder: Path | None, shape: str) -> _Shape | None:
     attention = 2 * hidden * heads * size + 2 * hidden * kv * size + bias
     layer = attention + 3 * hidden * fields["intermediate_size"] + 2 * hidden
     tied = fields.get("tie_word_embeddings", False)
-    return _Shape(layers * layer + hidden + fields["vocab_size"] * hidden * (1 if tied else 2), 2 * layers * kv * size)
+    return Shape(layers * layer + hidden + fields["vocab_size"] * hidden * (1 if tied else 2), 2 * layers * kv * size)
 
 
 @final

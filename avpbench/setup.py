@@ -87,7 +87,7 @@ def settings(cfg: DictConfig) -> Settings:
 
 
 def cell_of(cfg: DictConfig, wanted: Plan | None = None) -> Cell:
-    """The cell, its models loaded. Raises NotFound, ConfigError or IncompatibleModels."""
+    """The cell, its models loaded. Raises NotFound, ConfigError, IncompatibleModels or OutOfMemory."""
     wanted = wanted or plan(cfg)
     task, engines = _load(cfg, wanted)
     cell = Cell.build(wanted.settings, task, engines, wanted.strategy, wanted.link, cfg.limit)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from runs import go
 
 from avpbench.engine.engine import Engine
 from avpbench.engine.load import Source, load, resolve_device, resolve_dtype
-from avpbench.errors import ConfigError, IncompatibleModels, NotFound
+from avpbench.engine.room import available_bytes
+from avpbench.errors import ConfigError, IncompatibleModels, NotFound, OutOfMemory
 
 
 def test_sliding_windows_are_refused() -> None:
@@ -52,6 +54,33 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
     if not torch.cuda.is_available():
         with pytest.raises(ConfigError, match="no CUDA device"):
             resolve_device("cuda")
+
+
+@pytest.mark.parametrize(("dtype", "factor"), [("float32", 4), ("bfloat16", 2)])
+def test_weights_that_do_not_fit_are_refused_before_they_are_loaded(
+    dtype: str, factor: int, tiny: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kib = sum(p.numel() for p in tiny.model.parameters()) * factor / 1024
+    memory = tmp_path / "meminfo"
+    monkeypatch.setattr("avpbench.engine.room._MEMINFO", memory)
+    source = Source("tiny", zoo="tiny-0")
+    memory.write_text(f"MemFree: 1 kB\nMemAvailable:   {int(kib * 0.95)} kB\n")
+    with monkeypatch.context() as patch, pytest.raises(OutOfMemory) as caught:
+        patch.setattr("transformers.AutoModelForCausalLM.from_pretrained", None)
+        load(source, CPU, resolve_dtype(dtype, CPU))
+    assert re.search(
+        rf"tiny take 0\.0 GiB in {dtype}, and 0\.0 GiB of memory are available on cpu; choose a smaller model", str(caught.value)
+    )
+    assert ("dtype=bfloat16" in str(caught.value)) == (dtype == "float32")
+    memory.write_text(f"MemAvailable: {int(kib * 1.05)} kB\n")
+    assert load(source, CPU, resolve_dtype(dtype, CPU)).spec.name == "tiny"
+
+
+def test_where_nobody_says_what_is_free_nothing_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert (available_bytes(CPU) or 2**30) > 2**20
+    monkeypatch.setattr("avpbench.engine.room._MEMINFO", tmp_path / "none")
+    assert available_bytes(CPU) is None
+    assert load(Source("tiny", zoo="tiny-0"), CPU, torch.float32).spec.name == "tiny"
 
 
 def test_model_and_data_are_both_reported(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from test_cli import PARAMETERS
 from avpbench.__main__ import main
 from avpbench.config import compose, identify_plain, model_config, plain
 from avpbench.errors import ConfigError
-from avpbench.estimate import History, Past, _shape, memory_bytes
+from avpbench.estimate import History, Past, memory_bytes, shape_of
 from avpbench.legal import check
 from avpbench.meta import here
 from avpbench.source import class_source
@@ -208,7 +208,7 @@ def test_a_probe_runs_one_block_that_the_cell_keeps(tmp_path: Path, capsys: pyte
 
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_parameters_are_counted_from_the_shape(name: str) -> None:
-    found = _shape(None, json.dumps(plain(model_config(name))["shape"]))
+    found = shape_of(None, json.dumps(plain(model_config(name))["shape"]))
     assert found is not None
     assert found.parameters == pytest.approx(PARAMETERS[name], rel=0.002)
 

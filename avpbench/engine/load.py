@@ -21,7 +21,9 @@ from avpbench.core import ModelSpec
 from avpbench.engine.cache import refuse_partial_attention
 from avpbench.engine.engine import Engine
 from avpbench.engine.identity import spec, weights_id
+from avpbench.engine.room import require_room
 from avpbench.errors import ConfigError, NotFound, cause
+from avpbench.estimate import shape_of
 
 _SCORES = 1.5  # standard deviation of attention's scores under random weights
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -156,7 +158,7 @@ class Kept:
         self._engines: dict[tuple[Source, ModelSpec, torch.device], Engine] = {}
 
     def load(self, sources: Sequence[Source], device: torch.device, dtype: torch.dtype) -> list[Engine]:
-        """An engine a source; equal sources share one. Raises NotFound, IncompatibleModels, ConfigError."""
+        """An engine a source; equal sources share one. Raises NotFound, IncompatibleModels, ConfigError, OutOfMemory."""
         wanted = [(source, spec_of(source, dtype), device) for source in sources]
         if any(key not in wanted for key in self._engines):
             self._engines = {key: engine for key, engine in self._engines.items() if key in wanted}
@@ -177,7 +179,7 @@ KEPT = Kept()
 
 
 def load(source: Source, device: torch.device, dtype: torch.dtype) -> Engine:
-    """A fresh engine. Raises NotFound, IncompatibleModels, ConfigError."""
+    """A fresh engine. Raises NotFound, IncompatibleModels, ConfigError, OutOfMemory."""
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
@@ -185,6 +187,7 @@ def load(source: Source, device: torch.device, dtype: torch.dtype) -> Engine:
     logging.disable_progress_bar()
     who = spec_of(source, dtype)
     folder, commit = locate(source)
+    require_room(source.name, shape_of(folder, source.shape or "null"), device, dtype)
     tokenizer, notes = tokenizer_of(source)
     config = _config(source, folder)
     if folder is None:
