@@ -62,7 +62,18 @@ def check_values(values: Values) -> None:
     if values["max_hours"] is not None:
         number("max_hours", values["max_hours"], 0, 1e6)
     check_settings(values)
+    _check_path(values["model"])
     Sampling(values["temperature"], values["top_p"])
+
+
+def _check_path(model: Values) -> None:
+    """Raises ConfigError where somebody's weights would pass for an embedded model, with its name, its caps and its cell."""
+    name, path = model["name"], model["path"]
+    if path is not None and model["zoo"] is not None and str(model["zoo"]).rpartition("-")[0] == name:
+        raise ConfigError(
+            f"model.path={path}: {name} is embedded and has its weights with it; name the model that lies there, e.g. model=qwen1.5b"
+            f" model.path={path} (python -m avpbench list models), or give one of your own a name: model.name=NAME"
+        )
 
 
 def check_settings(values: Values) -> None:

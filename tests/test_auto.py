@@ -216,12 +216,12 @@ def test_a_run_records_what_was_handed_over_and_why(tmp_path: Path, foreign: Eng
 def test_a_role_of_its_own_makes_that_hop_another_one(tmp_path: Path, foreign: Engine) -> None:
     """Each hop is decided by its own two models, and the record has who played."""
     folder = saved(foreign, tmp_path / "other")
-    words = (f"model.path={folder}", "roles.solver=tiny", "chain=3", "strategy=auto", "strategy.gate=off")
+    words = (f"model.path={folder}", "model.name=other", "roles.solver=tiny", "chain=3", "strategy=auto", "strategy.gate=off")
     summary = run(*FAST, *words, f"results={tmp_path}")
     (one,) = (tmp_path / "adhoc").glob("*-auto-c3-*")
     for sample in read_samples(one):
         assert [hop.strategy for hop in sample.hops] == ["raw", "projected"]
-        assert [turn.model for turn in sample.turns] == ["tiny", "tiny", "tiny"]  # a path keeps the name of its YAML
+        assert [turn.model for turn in sample.turns] == ["other", "other", "tiny"]
         kept = [turn.cached_tokens for turn in sample.turns]
         assert kept[0] == 0
         assert kept[1] > 0

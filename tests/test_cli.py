@@ -150,6 +150,7 @@ def test_a_failed_cell_does_not_cost_the_comparison(tmp_path: Path) -> None:
     words = [
         "-m",
         "model.path=null,/nowhere",
+        "model.name=mine",
         "chain=2",
         "limit=2",
         "latency=off",

@@ -122,7 +122,15 @@ def test_thousands_of_cells_take_few_compositions() -> None:
 
 
 def test_a_cell_of_a_grid_is_named_as_the_same_cell_alone() -> None:
-    found = cells("chain=1,2", "strategy=raw,adaptive", "seed=0,1", "model.path=null,/nowhere", "latency=on,off", "roles.planner=null,tiny")
+    found = cells(
+        "chain=1,2",
+        "strategy=raw,adaptive",
+        "seed=0,1",
+        "model.path=null,/nowhere",
+        "model.name=mine",
+        "latency=on,off",
+        "roles.planner=null,tiny",
+    )
     assert {c.identity == identify_plain(c.values) for c in found.cells} == {True}
     assert len({c.identity.hash for c in found.cells}) == 2 + 2 * 2 * 2
 
@@ -151,7 +159,7 @@ def test_parts_that_a_strategy_has_not_are_left_out_and_equals_run_once() -> Non
         (["limit=2,3"], 2),  # one cell, but not the same work
         (["chain=2", "quality=on,off"], 2),
         (["study=a,b"], 2),
-        (["model.path=null,/nowhere"], 2),  # what lies there may be another model
+        (["model.path=null,/nowhere", "model.name=mine"], 2),  # what lies there may be another model
     ],
 )
 def test_equal_work_is_done_once(words: list[str], number: int) -> None:

@@ -49,6 +49,7 @@ def test_every_launcher_leaves_the_same_cells_and_lists_what_failed(tmp_path: Pa
         "limit=5",
         "seed=0,1",
         "model.path=null,/nowhere",
+        "model.name=mine",
         "gates=off",
         f"hydra/launcher={launcher}",
         "tracker=wandb",
@@ -65,12 +66,12 @@ def test_every_launcher_leaves_the_same_cells_and_lists_what_failed(tmp_path: Pa
     assert len(re.findall(r"^\d +quantized +5 ", done.stdout[done.stdout.index("comparison") :], re.MULTILINE)) == 2
     (sweep,) = (results / ".multirun").iterdir()
     assert sorted(entry.state for entry in Ledger(sweep).entries()) == ["done", "done", "failed", "failed"]
-    go(tmp_path / "calm", "limit=5", "seed=1", "gates=off")
-    cell = folder(results, "seed=1")
-    assert content(cell) == content(folder(tmp_path / "calm", "seed=1"))
-    failed = folder(results, "seed=1", "model.path=/nowhere") / "failure.json"
+    go(tmp_path / "calm", "limit=5", "seed=1", "model.name=mine", "gates=off")
+    cell = folder(results, "seed=1", "model.name=mine")
+    assert content(cell) == content(folder(tmp_path / "calm", "seed=1", "model.name=mine"))
+    failed = folder(results, "seed=1", "model.path=/nowhere", "model.name=mine") / "failure.json"
     assert "NotFound" in json.loads(failed.read_text())["traceback"]
-    ids = [{p.name.rsplit("-", 2)[1:][1] for p in path.glob("wandb/offline-run-*")} for path in (folder(results), cell)]
+    ids = [{p.name.rsplit("-", 2)[1:][1] for p in path.glob("wandb/offline-run-*")} for path in (folder(results, "model.name=mine"), cell)]
     assert [len(found) for found in ids] == [1, 1]  # one W&B run a cell
     assert ids[0] != ids[1]
     if launcher == "slurm_local":
@@ -113,12 +114,12 @@ def test_a_cell_in_its_own_process_answers_as_one_in_ours(tmp_path: Path) -> Non
 
 @pytest.mark.slow
 def test_after_max_failures_the_rest_is_left_out(tmp_path: Path) -> None:
-    done = multirun(tmp_path, "limit=2", "model.path=/a,/b,/c,null", "gates=off", "max_failures=2")
+    done = multirun(tmp_path, "limit=2", "model.path=/a,/b,/c,null", "model.name=mine", "gates=off", "max_failures=2")
     assert done.returncode == 1
     table = done.stdout[done.stdout.index("failed cells") :]
     told = re.findall(r"^model.path=(\S+) +(\w+)", table, re.MULTILINE)
     assert [why for _, why in told] == ["NotFound", "NotFound", "left", "left"], told
-    assert not (tmp_path / "adhoc" / folder(tmp_path).name / "samples.jsonl").exists()
+    assert not (tmp_path / "adhoc" / folder(tmp_path, "model.name=mine").name / "samples.jsonl").exists()
 
 
 @pytest.mark.slow

@@ -65,9 +65,10 @@ def test_weights_that_do_not_fit_are_refused_before_they_are_loaded(
     monkeypatch.setattr("avpbench.engine.room._MEMINFO", memory)
     source = Source("tiny", zoo="tiny-0")
     memory.write_text(f"MemFree: 1 kB\nMemAvailable:   {int(kib * 0.95)} kB\n")
-    with monkeypatch.context() as patch, pytest.raises(OutOfMemory) as caught:
+    with monkeypatch.context() as patch:
         patch.setattr("transformers.AutoModelForCausalLM.from_pretrained", None)
-        load(source, CPU, resolve_dtype(dtype, CPU))
+        with pytest.raises(OutOfMemory) as caught:
+            load(source, CPU, resolve_dtype(dtype, CPU))
     assert re.search(
         rf"tiny take 0\.0 GiB in {dtype}, and 0\.0 GiB of memory are available on cpu; choose a smaller model", str(caught.value)
     )
@@ -85,9 +86,17 @@ def test_where_nobody_says_what_is_free_nothing_is_refused(tmp_path: Path, monke
 
 def test_model_and_data_are_both_reported(tmp_path: Path) -> None:
     with pytest.raises(NotFound) as caught:
-        go(tmp_path, "task=gsm8k", f"task.path={tmp_path}/data", f"model.path={tmp_path}/model")
+        go(tmp_path, "task=gsm8k", f"task.path={tmp_path}/data", "model=qwen0.5b", f"model.path={tmp_path}/model")
     assert "no data set: looked for" in str(caught.value)
     assert "no model: looked for" in str(caught.value)
+
+
+def test_weights_at_a_path_do_not_pass_for_an_embedded_model(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"model\.path=/mine: tiny is embedded .* model=qwen1\.5b model\.path=/mine .*model\.name=NAME"):
+        go(tmp_path, "model.path=/mine")
+    for words in (["model=qwen1.5b", "task=wordmath"], ["model.name=mine"]):
+        with pytest.raises(NotFound, match="looked for /mine/config"):
+            go(tmp_path, *words, "model.path=/mine")
 
 
 def test_the_hub_is_asked_and_the_ways_on_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

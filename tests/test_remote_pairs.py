@@ -25,9 +25,10 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Cell, list[
     """A Llama with a vocabulary of its own, tiny, and the first again: neighbours live in two processes."""
     folder = tmp_path_factory.mktemp("stranger")
     stranger(folder)
-    cell = cell_of(compose([*WORDS, f"model.path={folder}", "link=remote"]))
+    words = [*WORDS, f"model.path={folder}", "model.name=stranger"]
+    cell = cell_of(compose([*words, "link=remote"]))
     assert cell.crew is not None
-    yield cell, [*WORDS, f"model.path={folder}"]
+    yield cell, words
     cell.crew.close()
 
 

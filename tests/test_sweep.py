@@ -170,7 +170,7 @@ def test_what_shows_only_when_a_cell_is_built_is_skipped_as_well_and_a_missing_m
     assert main(words) == 0
     assert "skipped, impossible: " in (told := capsys.readouterr().out)
     assert "a chain of 2 may take" in told
-    assert main(["-m", "chain=2", "seed=0,1", *FAST, "model.path=/nowhere", f"results={tmp_path}"]) == 1
+    assert main(["-m", "chain=2", "seed=0,1", *FAST, "model.path=/nowhere", "model.name=mine", f"results={tmp_path}"]) == 1
     assert "failed: " in capsys.readouterr().out
 
 

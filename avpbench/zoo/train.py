@@ -72,7 +72,7 @@ def train(recipe: DictConfig, out: Path, seed: int, device: str) -> None:
     if {key: before.get(key) for key in about} != about:
         raise ConfigError(f"{out} holds a training of another recipe or seed; choose another out=DIR, or remove the folder to begin anew")
     if before["weights"] is not None:
-        say(f"{out} is trained: a run has it by model.path={out}; remove the folder to begin anew")
+        say(f"{out} is trained: a run has it by model.path={out} model.name=NAME; remove the folder to begin anew")
         return
     world = recipe.processes if device == "cpu" else 1
     state = checkpoint.read(out / CHECKPOINT, about)

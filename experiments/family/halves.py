@@ -40,7 +40,7 @@ def write(folder: Path, dtype: torch.dtype) -> Path:
 def right(path: Path, setting: str) -> dict[str, bool]:
     """Whether each problem was answered right; a run that is done is not done again."""
     folder = Path("results/runs") / f"halves-{path.name}-{setting.replace('=', '-')}"
-    words = (f"study={folder.name}", f"model.path={path.resolve()}", setting)
+    words = (f"study={folder.name}", f"model.path={path.resolve()}", f"model.name={path.name}", setting)
     subprocess.run([sys.executable, *RUN, *words], check=True, stdout=subprocess.DEVNULL)
     samples = load_runs(list(folder.iterdir())).samples
     return dict(zip(samples.sample_id, samples.correct.astype(bool), strict=True))
