@@ -46,5 +46,5 @@ def one_of(key: str, value: object, wanted: Sequence[str]) -> None:
 
 def near(word: object, known: Sequence[str]) -> str:
     """A did-you-mean for a word that is not known; empty where nothing is like it."""
-    found = difflib.get_close_matches(str(word), known, n=3, cutoff=0.6)
+    found = difflib.get_close_matches(str(word), list(dict.fromkeys(known)), n=3, cutoff=0.6)
     return f"; did you mean {' or '.join(found)}?" if found else ""

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from avpbench import parts
 from avpbench.checks import near
 from avpbench.config import CONF, groups
 from avpbench.errors import ConfigError
@@ -26,36 +27,62 @@ def is_sweep(words: Sequence[str]) -> bool:
 def check(words: Sequence[str], commands: Sequence[str] = ()) -> None:
     """Raises ConfigError for a key or a choice that no config has, naming the nearest ones, and for a grid without -m.
 
-    Flags and hydra's own pass.
+    A + before a key makes none that is read. Flags and hydra's own pass, and keys of a part whose class is the user's own.
     """
     own = own_folders(words)
     choices = groups(own)
     keys = {key for conf in (CONF, *own) for key in _all_keys(conf)}
-    for word in without_folders(words):
+    given, ours = without_folders(words), []
+    strange = tuple(word.partition("_target_=")[0] for word in given if "._target_=" in word)
+    for place, word in enumerate(given):
         key, separator, value = word.partition("=")
         if key == "hydra/launcher":
             _check_choices(key, value, ["basic", *choices[key]])
         if key.startswith("hydra.launcher."):
             _check_launcher_key(key, words)
-        if word.startswith(("-", "hydra", "+", "~")):
+        key = key.lstrip("+").partition("@")[0]  # a group placed elsewhere: strategy/controller@strategy.controller.of=NAME
+        if key.startswith(("-", "hydra", "~")):
             continue
-        key = key.partition("@")[0]  # a group placed elsewhere: strategy/controller@strategy.controller.of=NAME
         if not separator:
+            _refuse_blanks(given, place)
             hint = near(key, [*commands, *choices, *keys])
             raise ConfigError(f"{word!r} is not KEY=VALUE{hint}; python -m avpbench --help lists the keys")
+        if word.startswith("+") and key.startswith(("model.shape.", *strange)):
+            continue
         if key == "experiment" and ("," in value or not is_sweep(words)):
-            wanted = "one study at a time" if is_sweep(words) else f"a study is a grid: python -m avpbench -m {word}"
+            wanted = "one study at a time" if is_sweep(words) else f"a study is a grid: python -m avpbench -m {word.lstrip('+')}"
             raise ConfigError(f"{word}: {wanted}")
         if key in choices:
             _check_choices(key, value, choices[key])
+        elif key not in keys:
+            raise ConfigError(f"unknown key {key!r}{near(key, [*choices, *keys])}; python -m avpbench --help lists the keys")
         elif key == "receiver" or key.startswith("roles."):
             _check_choices(key, value, choices["model"])
         elif key == "latency.against":
             _check_choices(key, value.strip("[]"), choices["strategy"])
-        elif key not in keys:
-            raise ConfigError(f"unknown key {key!r}{near(key, [*choices, *keys])}; python -m avpbench --help lists the keys")
         if "," in value and value[0] not in "[{('\"" and not is_sweep(words):
             raise ConfigError(f"{word} names several values; a grid of cells wants -m: python -m avpbench -m {' '.join(words)}")
+        if word.startswith("+") and "." in key and is_sweep(words):
+            raise ConfigError(f"{word}: write {word.lstrip('+')}; a grid leaves out what a strategy has no place for")
+        if not key.startswith(strange):
+            ours.append(word)
+    if not is_sweep(words):
+        parts.check(ours, choices, search_path(own))
+
+
+def _refuse_blanks(words: Sequence[str], place: int) -> None:
+    """Raises ConfigError where the shell made words of KEY = VALUE."""
+    after, before = words[place + 1 : place + 2], words[max(0, place - 1) : place]
+    if after and after[0].startswith("="):
+        value = after[0].removeprefix("=") or " ".join(words[place + 2 : place + 3]) or "VALUE"
+        raise ConfigError(f"no blanks around =, write {words[place]}={value}")
+    if before and before[0].endswith("="):
+        raise ConfigError(f"no blanks around =, write {before[0]}{words[place]}")
+
+
+def search_path(own: Sequence[Path]) -> list[str]:
+    """The word that has Hydra look in these folders too; none where there are none."""
+    return [f"hydra.searchpath=[{','.join(f'file://{folder}' for folder in own)}]"] if own else []
 
 
 def own_folders(words: Sequence[str]) -> list[Path]:

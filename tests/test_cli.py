@@ -50,6 +50,17 @@ def test_help_imports_nothing_heavy() -> None:
         (["roles.planner=tinny"], "did you mean tiny"),
         (["latency.against=[rewprefill]"], "did you mean reprefill"),
         (["shwo"], "did you mean show"),
+        (["stragety=text"], "did you mean strategy or strategy.of[?]"),
+        (["+foo=1"], "unknown key 'foo'"),
+        (["++chian=3"], "did you mean chain"),
+        (["+strategy=rwa"], "did you mean raw"),
+        (["roles.boss=tiny"], "unknown key 'roles.boss'"),
+        (["+roles.boss=tiny"], "unknown key 'roles.boss'; did you mean roles"),
+        (["+tracker.seconds=1"], "unknown key 'tracker.seconds'"),
+        (["limit", "=", "4"], "no blanks around =, write limit=4"),
+        (["limit", "=4"], "no blanks around =, write limit=4"),
+        (["limit=", "4"], "no blanks around =, write limit=4"),
+        (["-m", "strategy=raw", "+strategy.budget_bits=3"], r"write strategy\.budget_bits=3; a grid"),
     ],
 )
 def test_did_you_mean(words: list[str], message: str) -> None:
@@ -68,6 +79,41 @@ def test_what_is_right_passes_and_the_same_with_a_slip_does_not(word: str) -> No
     check(["-m", "hydra.verbose=true", word])
     with pytest.raises(ConfigError, match="unknown"):
         check(["-m", "hydra.verbose=true", word.replace("=", "x=", 1)])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("strategy=raw strategy.budget_bits=3", "strategy=raw has no budget_bits; it has no keys; budget_bits is of adaptive, int4, quant"),
+        ("strategy.budget_bits=3 strategy=raw", "strategy=raw has no budget_bits"),
+        ("strategy=raw +strategy.budget_bits=3", "strategy=raw has no budget_bits"),
+        ("strategy=raw strategy/controller=uniform", "strategy=raw has no controller"),
+        ("strategy/controller=uniform strategy.controller.pool=3", "strategy.controller has no pool; it has no keys"),
+        ("strategy.of.top_k=4", "strategy=adaptive has no of.top_k; it has controller, .*; of.top_k is of random_direction"),
+        ("task=gsm8k task.level=easy", "task=gsm8k has no level; it has path, revision; level is of wordmath"),
+        ("model.shape.hidden_size=64", "model.shape has no hidden_size; it has no keys"),
+    ],
+)
+def test_a_key_that_the_choice_has_not_is_told_with_those_that_it_has(words: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        check(words.split())
+    check(["-m", *words.replace("+", "").split()])  # a grid leaves it out
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "strategy.budget_bits=3",
+        "strategy/controller=random strategy/controller@strategy.controller.of=uniform strategy.controller.seed=1",
+        "strategy=random_direction strategy.of.top_k=4",
+        "tracker._target_=slow_tracker.Slow +tracker.seconds=1",
+        "model=qwen0.5b model.load=dummy model.shape.hidden_size=64 +model.shape.initializer_range=0.3",
+        "+hydra.launcher.gpu=1",
+        "latency=off latency.repeats=3 link=remote link.bandwidth=1Gbps ~task.level",
+    ],
+)
+def test_a_key_that_has_a_place_passes(words: str) -> None:
+    check(words.split())
 
 
 @pytest.mark.parametrize("word", ["strategy=raw,text", "chain=1,2", "seed=0, 1"])

@@ -18,7 +18,7 @@ from avpbench.config import compose, composing, largest_batch
 from avpbench.errors import ConfigError
 from avpbench.estimate import Kind
 from avpbench.grid import Grid, grid
-from avpbench.hints import check, own_folders, without_folders
+from avpbench.hints import check, own_folders, search_path, without_folders
 from avpbench.planning import Outlook, Row, outlook
 from avpbench.progress import console, say
 from avpbench.report import bytes_text, table, time_text
@@ -35,7 +35,7 @@ def main(words: Sequence[str]) -> int:
     rest = [word for word in without_folders(words) if word not in _FLAGS]
     if unknown := [word for word in rest if word.startswith("-")]:
         raise ConfigError(f"plan takes {', '.join(_FLAGS[2:])} and overrides, got {' '.join(unknown)}")
-    always = [f"hydra.searchpath=[{','.join(f'file://{folder}' for folder in own)}]"] if own else []
+    always = search_path(own)
     with composing():
         composer = Composer(always, own)
         found = grid(_overrides(rest, always), composer)
