@@ -103,6 +103,14 @@ class Wanted:
             None if self.scores is None else max(0, self.scores - len(have.scored)),
         )
 
+    def and_what_is_there(self, have: Records) -> Wanted:
+        """What was asked for in all: no less than what is there, since a later session may ask for less, or for nothing."""
+        return Wanted(
+            None if self.samples is None else max(self.samples, len(have.ids)),
+            max(self.blocks, have.num_blocks),
+            None if self.scores is None else max(self.scores, len(have.scored)),
+        )
+
     @property
     def nothing(self) -> bool:
         return (self.samples, self.blocks, self.scores) == (0, 0, 0)

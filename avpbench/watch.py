@@ -59,7 +59,7 @@ class Study:
         given = note.given if note else ""
         try:
             meta = read_json(folder / "meta.json")
-            wanted = _wanted(meta, note)
+            wanted = _wanted(meta, note).and_what_is_there(have)
             failure = failures.read(folder)
         except (RecordsError, KeyError, TypeError, AttributeError) as error:
             why = str(error) if isinstance(error, RecordsError) else f"meta.json is not one of this version ({cause(error)})"

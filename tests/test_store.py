@@ -117,6 +117,22 @@ def test_status_follows_what_is_written_and_changes_nothing(tmp_path: Path) -> N
     assert study.look()[0].state == "unreadable"
 
 
+@pytest.mark.parametrize(("later", "asked"), [(("limit=8", "quality=off"), 0), (("limit=8",), 8)])
+def test_a_later_session_that_asks_for_less_takes_nothing_off_what_is_there(later: tuple[str, ...], asked: int, tmp_path: Path) -> None:
+    words = (*FAST, "latency=off", f"results={tmp_path}")
+    values = values_of(*words, *later)
+    assert Wanted.of(values).samples == asked
+    folder = a_run(tmp_path, values, 64)
+    (folder / "summary.json").write_text("{}")
+    a_run(tmp_path, values_of("seed=1", *words, "limit=9"), 4)
+    study = Study(folder.parent)
+    assert {(cell.samples, cell.samples_wanted) for cell in study.look()} == {(64, 64), (4, 9)}
+    with console.capture() as capture:
+        console.print(shown(study, study.look()))
+    assert "64/64" in capture.get()
+    assert "68 of 73 samples" in capture.get()
+
+
 def test_a_screen_is_not_flooded(tmp_path: Path) -> None:
     (tmp_path / "s" / ".grids").mkdir(parents=True)
     note = {f"cell{k}": {"given": f"seed={k}", "samples": None, "blocks": 0, "scores": 0} for k in range(60)}
@@ -156,7 +172,7 @@ def test_a_grid_that_only_times_asks_for_no_samples(tmp_path: Path) -> None:
     grids.write([Planned("quality=off", (), values, identify_plain(values))])
     assert grids.read(folder.parent) == {folder.name: grids.Note("quality=off", Wanted(0, 0, 0))}
     (folder / "summary.json").write_text("{}")
-    assert [(cell.state, cell.samples_wanted) for cell in Study(folder.parent).look()] == [("done", 0)]
+    assert [(cell.state, cell.samples_wanted) for cell in Study(folder.parent).look()] == [("done", 2)]
     (next((folder.parent / ".grids").iterdir())).write_text('{"x": 1}')
     with pytest.raises(RecordsError, match="is no note of a grid"):
         Study(folder.parent).look()

@@ -77,7 +77,7 @@ def shown(study: Study, cells: Sequence[CellStatus]) -> Group:
     counts: dict[str, int] = {}
     for cell in cells:
         counts[cell.state] = counts.get(cell.state, 0) + 1
-    done = sum(min(cell.samples, cell.samples_wanted or cell.samples) for cell in cells)
+    done = sum(cell.samples for cell in cells)
     wanted = None if any(cell.samples_wanted is None for cell in cells) else sum(cell.samples_wanted or 0 for cell in cells)
     lines = [f"{len(cells)} cells: {', '.join(f'{number} {state}' for state, number in sorted(counts.items()))}"]
     lines.append(f"{done} of {'?' if wanted is None else wanted} samples{_rate(study, done, wanted)}")
