@@ -13,7 +13,7 @@ from avpbench.agents import Agent, Speak
 from avpbench.build import build
 from avpbench.codecs.levels import Levels
 from avpbench.config import compose
-from avpbench.controllers.controller import Controller, require_plan
+from avpbench.controllers.controller import Controller, require_plan, scored
 from avpbench.controllers.request import Request
 from avpbench.core import AgentState, Parcel, Prefix
 from avpbench.engine.batch import Start
@@ -87,7 +87,7 @@ def asked(state: AgentState, codec: str = "affine", protect: int = 0) -> Request
 
 
 def plan(controller: Controller, request: Request, budget: int) -> Tensor:
-    """A controller's levels, checked as a hop checks them."""
-    levels = controller.allocate(request, controller.score(request), budget)
-    require_plan(type(controller).__name__, levels, request, budget)
+    """A controller's levels, scores and plan checked as a hop checks them."""
+    levels = controller.allocate(request, scored(controller, request), budget)
+    require_plan(controller.label, levels, request, budget)
     return levels

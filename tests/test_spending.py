@@ -120,6 +120,8 @@ def test_what_is_not_a_plan_is_refused(whole: AgentState, tiny: Engine, score: o
     made.controller = Wrong(score(n) if callable(score) else None, levels(n) if callable(levels) else None)
     with pytest.raises(ControllerError, match=message):
         made.export(whole, tiny, tiny.spec)
+    with pytest.raises(ControllerError, match=message):  # the contract's plan says the same
+        plan(made.controller, asked(whole, protect=1), 9000)
 
 
 def test_scores_of_any_size_keep_their_order(whole: AgentState) -> None:

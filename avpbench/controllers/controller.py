@@ -50,6 +50,12 @@ def captured(found: T | None, what: str) -> T:
     return found
 
 
+def scored(controller: Controller, request: Request) -> Tensor | None:
+    """The controller's scores as `require_score` wants them; None where it does not rank. Raises ControllerError."""
+    score_N = controller.score(request)
+    return None if score_N is None else require_score(controller.label, score_N, len(request.fresh_N))
+
+
 def require_score(name: str, score_N: Tensor, num_tokens: int) -> Tensor:
     """The score on the host, in float64, since only its order counts. Raises ControllerError unless it is one finite number a token."""
     if not _is_vector(score_N, num_tokens) or not score_N.is_floating_point():

@@ -6,7 +6,7 @@ from typing import final
 
 from torch import Tensor
 
-from avpbench.controllers.controller import Controller, require_score
+from avpbench.controllers.controller import Controller, scored
 from avpbench.controllers.request import Request
 from avpbench.errors import ControllerError
 
@@ -27,7 +27,7 @@ class Inverse(Controller):
         return f"inverse({self.of.label})"
 
     def score(self, request: Request) -> Tensor:
-        score_N = self.of.score(request)
+        score_N = scored(self.of, request)
         if score_N is None:
             raise ControllerError(f"{self.label}: {self.of.label} ranks no tokens, so its ranking cannot be turned upside down")
-        return -require_score(self.of.label, score_N, len(request.fresh_N))
+        return -score_N

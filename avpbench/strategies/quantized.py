@@ -20,7 +20,7 @@ from avpbench.codecs.bias import NO_BIAS
 from avpbench.codecs.codec import Codec
 from avpbench.codecs.levels import DROPPED, Levels, steps_of
 from avpbench.codecs.registry import codec_named, describe
-from avpbench.controllers.controller import Controller, plan_bytes, require_plan, require_score
+from avpbench.controllers.controller import Controller, plan_bytes, require_plan, scored
 from avpbench.controllers.request import Request
 from avpbench.core import AgentState, CacheCard, KVCache, ModelSpec, Parcel, Prefix
 from avpbench.engine.bias import key_bias
@@ -180,9 +180,7 @@ class Quantized(Strategy):
         The header's length depends a little on the plan, so what it left over is offered again.
         """
         request, name = draft.request, self.controller.label
-        score_N = self.controller.score(request)
-        if score_N is not None:
-            score_N = require_score(name, score_N, len(request.fresh_N))
+        score_N = scored(self.controller, request)
         allowance, first_N, least = draft.allowance, draft.first_N, plan_bytes(request.at(DROPPED), request)
         card_bytes = draft.num_bytes(first_N) - plan_bytes(first_N, request)
         budget, best_N, best_spare = allowance - card_bytes, None, allowance
