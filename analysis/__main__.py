@@ -6,6 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from analysis.declared import EXPERIMENTS
+from analysis.errors import NoRecords
 from analysis.publish import PUBLISHED, publish
 from avpbench.errors import AvpBenchError
 
@@ -33,9 +35,16 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _require_repository() -> None:
+    """Raises NoRecords where there is nothing that evidence is made from."""
+    if not PUBLISHED.is_dir() and not EXPERIMENTS.is_dir():
+        raise NoRecords(f"no {PUBLISHED} and no {EXPERIMENTS} in {Path.cwd()}; run it in the root of the repository")
+
+
 def _build(check: bool) -> int:
     from analysis.evidence import gather, outputs, stale, too_large, write
 
+    _require_repository()
     evidence = gather()
     files = outputs(evidence)
     root = Path()
@@ -69,6 +78,8 @@ def _report(run: Path) -> int:
 def _html(runs: list[Path], out: Path) -> int:
     from analysis.html import write
 
+    if not runs:
+        _require_repository()
     print(f"{write(runs, out)}: {out.stat().st_size / 1e6:.1f} MB")
     return 0
 

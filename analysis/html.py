@@ -14,7 +14,7 @@ from analysis.declared import EXPERIMENTS
 from analysis.evidence import gather
 from analysis.figures import Drawn
 from analysis.publish import PUBLISHED
-from analysis.runs import compare, folders
+from analysis.runs import compare
 from analysis.studies import first_problems, load_runs, transcripts
 from analysis.tables import Table
 
@@ -41,7 +41,7 @@ def _of_published(published: Path, experiments: Path) -> str:
 
 
 def _of_runs(runs: Sequence[Path]) -> str:
-    study = load_runs(folders(runs))
+    study = load_runs(runs)
     samples = study.samples
     ids = first_problems(samples, PROBLEMS) if len(samples) else []
     texts = {study.name: samples[samples.sample_id.isin(ids)] if ids else samples}

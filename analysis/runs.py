@@ -11,24 +11,11 @@ from analysis.errors import NoRecords, Refused
 from analysis.estimates import Point, number, spoken
 from analysis.metrics import METRICS
 from analysis.quality import contrast
-from analysis.studies import label_of, load_runs
+from analysis.studies import folders, label_of, load_runs
 from analysis.tables import Entry, Table
 from analysis.timings import entrants
 
 _APART = ("study", "results", "limit", "tracker", "tags", "hydra")  # what a setting is named without
-
-
-def folders(given: Sequence[Path]) -> list[Path]:
-    """Run folders; a folder of runs stands for all of them that are finished. Raises NoRecords."""
-    found: list[Path] = []
-    for folder in given:
-        inside = [p.parent for p in sorted(folder.glob("*/summary.json"))]
-        if not inside and (begun := len(list(folder.glob("*/meta.json")))):
-            raise NoRecords(f"none of the {begun} runs in {folder} is finished; run the same command again, which goes on with them")
-        if not inside and not (folder / "meta.json").exists():
-            raise NoRecords(f"{folder} is no run's folder and holds none; give results/runs/STUDY/CELL or results/runs/STUDY")
-        found += inside or [folder]
-    return list(dict.fromkeys(found))
 
 
 def compare(given: Sequence[Path]) -> Table:
@@ -72,7 +59,7 @@ def _diverges(table: Table, point: Point, reference: Point) -> list[Entry]:
 
 def _points(given: Sequence[Path]) -> dict[str, Point]:
     """The runs in the order given, labelled by strategy, or by folder where that would not tell them apart."""
-    by_folder = {str(cell.facts["folder"]): cell for cell in cells_of(load_runs(folders(given)))}
+    by_folder = {str(cell.facts["folder"]): cell for cell in cells_of(load_runs(given))}
     found = folders(given)
     cells = [by_folder[label_of(folder, found)] for folder in found]
     names = [_name(cell, [other for other in cells if other.label == cell.label]) for cell in cells]

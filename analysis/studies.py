@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
@@ -16,6 +16,7 @@ from analysis.errors import Damaged, NoRecords
 from analysis.publish import KINDS, MEND, PUBLISHED, read_cell, rows_of
 
 TEXT = ("turns", "hops", "completion", "error")  # columns that only transcripts need
+_EMPTY: dict[str, list[str]] = {"cell": []}  # records of which there are none
 _PARTS = {  # what no table can do without, of a cell and of each kind of record
     "meta": {"cell", "command", "config", "gates", "identity", "notes", "roofline"},
     "summary": {"label", "strategy", "chain", "num_samples", "num_scored", "num_blocks"}, "records": set(KINDS),
@@ -51,7 +52,7 @@ def load(study: str, published: Path = PUBLISHED, text: bool = True) -> Study:
     """A published study; without `text`, no transcripts. A file that cannot be read makes every cell damaged."""
     folder = published / study
     if not (folder / "cells.json").exists():
-        raise NoRecords(f"no study {study!r} in {published}; there are {', '.join(names(published)) or 'none'}")
+        raise NoRecords(f"no study {study!r} in {published}; there are {', '.join(names(published)) or 'none'}{_looked(published)}")
     try:
         found = json.loads((folder / "cells.json").read_text(encoding="utf-8"))
         cells = {c["meta"]["cell"]: c for c in map(_whole, found)}
@@ -64,7 +65,7 @@ def load(study: str, published: Path = PUBLISHED, text: bool = True) -> Study:
             if len(frames[kind]) and (absent := _COLUMNS[kind] - set(frames[kind])):
                 raise KeyError(f"no column {', '.join(sorted(absent))}")
         except (OSError, pa.ArrowInvalid, KeyError) as error:
-            frames[kind] = pd.DataFrame()
+            frames[kind] = pd.DataFrame(_EMPTY)
             damaged = dict.fromkeys(cells, f"{folder / f'{kind}.parquet'} cannot be read ({str(error)[:80]}); {MEND}")
     return Study(study, cells, **frames, damaged=damaged)
 
@@ -78,7 +79,7 @@ def _whole(cell: dict[str, Any]) -> dict[str, Any]:
 
 def _read(path: Path, text: bool) -> pd.DataFrame:
     if not path.exists():
-        return pd.DataFrame()
+        return pd.DataFrame(_EMPTY)
     columns = None if text else [name for name in pq.read_schema(path).names if name not in TEXT]
     return pq.read_table(path, columns=columns).to_pandas()
 
@@ -102,24 +103,49 @@ def first_problems(samples: pd.DataFrame, number: int) -> list[str]:
     return sorted(set(ordered.groupby("cell").head(number).sample_id))
 
 
-def load_runs(folders: Sequence[Path]) -> Study:
-    """Runs' own folders, published or not. Raises NoRecords for one without a finished run."""
+def folders(given: Iterable[Path]) -> list[Path]:
+    """Run folders; a folder of runs stands for all of them that are finished. Raises NoRecords."""
+    found: list[Path] = []
+    for folder in given:
+        is_run = (folder / "meta.json").exists()  # which may hold what resume=never set aside
+        inside = [] if is_run else [p.parent for p in sorted(folder.glob("*/summary.json"))]
+        if not is_run and not inside and (begun := len(list(folder.glob("*/meta.json")))):
+            raise NoRecords(f"none of the {begun} runs in {folder} is finished; run the same command again, which goes on with them")
+        if not is_run and not inside:
+            raise NoRecords(
+                f"{folder} is no run's folder and holds none; give results/runs/STUDY/CELL or results/runs/STUDY{_looked(folder)}"
+            )
+        found += inside or [folder]
+    return list(dict.fromkeys(found))
+
+
+def _looked(path: Path) -> str:
+    """Where a relative path led."""
+    return "" if path.is_absolute() else f" (looked at {path.absolute()}, from the current directory)"
+
+
+def load_runs(given: str | Path | Iterable[str | Path]) -> Study:
+    """Runs, published or not, by their own folders or a study's, which stands for all of its that are finished; one or several.
+
+    Raises NoRecords for one without a finished run.
+    """
     cells, damaged = {}, {}
     rows: dict[str, list[dict[str, Any]]] = {kind: [] for kind in KINDS}
-    for folder in folders:
+    found = folders(Path(one) for one in ([given] if isinstance(given, str | Path) else given))
+    for folder in found:
         if not (folder / "summary.json").exists():
             raise NoRecords(f"{folder} holds no finished run (no summary.json); run its cell again, which goes on")
         cell = read_cell(folder)
         name = cell["meta"]["cell"]
         if name in cells:  # run twice, in two stores
             name = f"{name} {folder}"
-        cells[name] = cell | {"folder": label_of(folder, folders)}
+        cells[name] = cell | {"folder": label_of(folder, found)}
         for kind in KINDS:
             try:
                 rows[kind] += [row | {"cell": name} for row in rows_of(folder, kind)]
             except Damaged as error:
                 damaged[name] = str(error)
-    return Study("runs", cells, **{kind: pd.DataFrame(found) for kind, found in rows.items()}, damaged=damaged)
+    return Study("runs", cells, **{kind: pd.DataFrame(one or _EMPTY) for kind, one in rows.items()}, damaged=damaged)
 
 
 def label_of(folder: Path, folders: Sequence[Path]) -> str:

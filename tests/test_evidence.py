@@ -419,13 +419,47 @@ def test_runs_are_told_apart_by_their_settings_and_unfinished_ones_named(tmp_pat
     assert any("40 and 30 samples" in note and note.endswith("run both with the same limit") for note in told)
 
 
-def test_a_run_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_a_run_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from analysis import load, load_runs
 
-    with pytest.raises(NoRecords, match="no study 'x'"):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(NoRecords, match=r"no study 'x' in .*; there are none$"):
         load("x", tmp_path)
+    with pytest.raises(NoRecords, match=rf"looked at {tmp_path}/results/published, from the current directory"):
+        load("x")
+    with pytest.raises(NoRecords, match=rf"is no run's folder and holds none.*looked at {tmp_path}/runs/x, from the current"):
+        load_runs("runs/x")
+    write_run(tmp_path, [*BASE, "strategy=raw"]).joinpath("summary.json").unlink()
     with pytest.raises(NoRecords, match="holds no finished run"):
-        load_runs([tmp_path])
+        load_runs(list((tmp_path / "trial").iterdir()))
+
+
+def test_runs_are_loaded_by_path_or_name_one_or_several_or_a_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from analysis import load_runs
+
+    raw, text = (write_run(tmp_path, [*BASE, f"strategy={name}"]) for name in ("raw", "text"))
+    monkeypatch.chdir(tmp_path)
+    for given in (raw.parent, "trial", ["trial"], [str(raw), text], [raw, raw.parent]):
+        assert {cell["folder"] for cell in load_runs(given).cells.values()} == {raw.name, text.name}
+    aside = raw / "before-20260101-000000"
+    aside.mkdir()
+    (aside / "summary.json").write_text("{}")
+    found = load_runs(str(raw))
+    assert [cell["folder"] for cell in found.cells.values()] == [raw.name]
+    assert found.latency.empty
+    assert not dict(list(found.latency.groupby("cell")))
+
+
+@pytest.mark.parametrize("words", [[], ["check"], ["html"]])
+def test_evidence_is_made_in_the_repository_only(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from analysis.__main__ import main
+
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == 1
+    assert f"no results/published and no experiments in {tmp_path}; run it in the root" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("made_by", [("-m", "analysis", "check"), ("experiments/family/card.py", "check")], ids=["benchmarks", "card"])
