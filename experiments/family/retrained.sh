@@ -11,5 +11,5 @@ print(f"tiny seed 0 from scratch: {last['tokens'] / 1e6:.1f}M tokens, {last['sec
 E2
 for words in chain=1 "chain=1 task.level=easy" chain=4 "chain=4 context=2048"; do
     echo "$words:"
-    python -m avpbench model=tiny model.path=results/zoo/tiny-0 strategy=raw limit=1000 latency=off tracker=console $words | grep -E "^ *(accuracy|95% CI)"
+    python -m avpbench model=tiny model.path=results/zoo/tiny-0 model.name=retrained strategy=raw limit=1000 latency=off tracker=console $words | grep -E "^ *(accuracy|95% CI)"
 done
