@@ -160,7 +160,9 @@ def test_pairs_are_refused_before_weights_are_in_memory(tmp_path: Path, foreign:
     import huggingface_hub
 
     from avpbench import setup
+    from avpbench.engine.load import tokenizer_of
 
+    tokenizer_of.cache_clear()  # of what other tests' hub gave under that name
     folder = saved(foreign, tmp_path / "other")
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda repo, **kwargs: str(folder))
     monkeypatch.setattr(setup.KEPT, "load", lambda *args: pytest.fail("weights were loaded"))
