@@ -17,8 +17,10 @@ if [ $scripted ]; then                                              # ten proble
     run strategy=raw chain=1 script_tokens=388 "$@"                 # one agent that computes as much as 4, or as 16 (equal.py)
     run strategy=raw chain=1 script_tokens=1419 "$@" limit=3
     run chain=4,16 script_tokens=20,60,400 think_steps=0,20 "$@" limit=2 # other lengths
-    [ "$study" = avp_chain_gpu ] || for repeats in 8 16 18 20 22; do # AVP's own bytes beside ours: five process restarts
-        python -m avpbench -m experiment=avp_chain_peers latency.repeats=$repeats "$@"
+    [ "$study" = avp_chain_gpu ] || for restart in 1 2 3 4 5; do    # AVP's own bytes beside ours
+        . experiments/steady.sh
+        python -m avpbench -m experiment=avp_chain_peers latency.repeats=$((4 * restart)) latency.prefix_tokens=512 "$@"
+        python -m avpbench -m experiment=avp_chain_peers latency.repeats=$((2 * restart)) latency.prefix_tokens=2048 "$@"
     done
 else
     run "$@"
