@@ -61,7 +61,7 @@ def _gaps(panels: Sequence[Panel], run: str) -> list[str]:
         places = dict.fromkeys(place for panel in without for place in panel.absent[label] if place)
         together.setdefault((titles, ", ".join(places)), []).append(label)
     parts = [
-        "; ".join(labels) + (f" in {titles}" if titles else "") + (f" at {places}" if places else "")
+        " and ".join(labels) + (f" in {titles}" if titles else "") + (f" at {places}" if places else "")
         for (titles, places), labels in together.items()
     ]
     gaps = [f"missing: {'; '.join(parts)}; run: {run}"] if parts else []

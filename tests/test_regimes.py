@@ -61,4 +61,4 @@ def test_the_map_says_what_lies_below_its_axis(tmp_path: Path) -> None:
     drawn = draw(FigureSpec("map", "Who.", [panel]), cells(folder), {}, "run this")
     assert math.log10(EVEN_BPS) < 6, "below one megabit a second, where the axis begins"
     assert "raw breaks even at 2 below the axis." in drawn.caption
-    assert drawn.gaps == ["missing: re-prefill at 9; raw at 9; run: run this"]
+    assert drawn.gaps == ["missing: re-prefill and raw at 9; run: run this"]
