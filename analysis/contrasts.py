@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import final
 
 from analysis import quality, timing
+from analysis.bits import fair_bits
 from analysis.cells import ORGANISM, Cell, trained_organism
 from analysis.declared import ContrastSpec, Declared, Where, combinations, filled
 from analysis.errors import Missing, Refused
@@ -85,7 +86,7 @@ def _measured(spec: ContrastSpec, cells: Sequence[Cell], where: Where, run: str)
         low, high = _ends(effect)
         least = math.exp(detectable(math.log(low), math.log(high))) if is_ratio else detectable(low, high)
         return _Found(effect, paired.p, least, paired.by_seed, unit, 1.0 if is_ratio else 0.0)
-    unequal = quality.fair_bits(a, b, spec.metric)
+    unequal = fair_bits(a, b, spec.metric)
     found = quality.contrast(a, b, spec.metric)
     unit = "points" if spec.metric == "accuracy" else metric(spec.metric).unit
     effect = replace(found.effect, note="; ".join(filter(None, (found.effect.note, unequal))))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from analysis import quality
+from analysis.bits import equal_bits, scored
 from analysis.cells import MIXTURE, ORGANISM, Cell
 from analysis.declared import TableSpec, Where
 from analysis.errors import NotMeasured, Refused
@@ -71,7 +72,7 @@ def _quantile(point: Point, share: float) -> Entry:
 
 def bits(table: Table, point: Point) -> Entry:
     """The true bits of what the KL beside it is of, or of the agents' own words where nothing was scored."""
-    return table.number("scored_bits" if quality.scored(point) else "mean_bits", point)
+    return table.number("scored_bits" if scored(point) else "mean_bits", point)
 
 
 def against(table: Table, point: Point, other: Point | None, name: str = "kl") -> list[Entry]:
@@ -81,7 +82,7 @@ def against(table: Table, point: Point, other: Point | None, name: str = "kl") -
     unit = "points" if name == "accuracy" else "nats"
     try:
         found = quality.contrast(point, other, name)
-        quality.equal_bits(point, other, name)
+        equal_bits(point, other, name)
     except NotMeasured:
         return [Entry("-")] * 2
     except Refused as error:

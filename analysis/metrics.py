@@ -8,6 +8,7 @@ from functools import partial
 from typing import final
 
 from analysis import quality, timing
+from analysis.bits import fair_bits
 from analysis.cells import comparable
 from analysis.errors import Refused
 from analysis.estimates import Estimate, Point
@@ -64,7 +65,7 @@ def _savings() -> dict[str, Metric]:
 
 def _differences() -> dict[str, Metric]:
     def act(point: Point, against: Point, name: str) -> Estimate:
-        quality.fair_bits(point, against, name)
+        fair_bits(point, against, name)
         return quality.contrast(point, against, name).effect
 
     return {

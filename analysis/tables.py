@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, final
 
-from analysis.cells import Cell, Where
+from analysis.cells import Cell, Where, codes_of
 from analysis.declared import TableSpec, combinations, filled
 from analysis.errors import NotMeasured, Refused
 from analysis.estimates import Estimate, Point, point_of, spoken
@@ -160,6 +160,12 @@ def empty_tables(spec: TableSpec, where: dict[str, Any]) -> Iterator[tuple[Table
     for chosen in combinations(spec.each):
         suffix = "".join(f"_{key}{value}" for key, value in chosen.items())
         yield Table(spec.name + suffix, filled(spec.title, chosen), []), where | spec.where | chosen
+
+
+def note_versions(table: Table, cells: Sequence[Cell]) -> None:
+    """Says that its cells ran several versions of the source, where they did."""
+    if len(codes := codes_of(cells)) > 1:
+        table.note(f"cells of {len(codes)} versions of the source stand side by side", *cells)
 
 
 def points(table: Table, cells: Sequence[Cell], rows: Mapping[str, Where], where: Where, run: str) -> dict[str, Point]:

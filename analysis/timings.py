@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from analysis import timing
-from analysis.cells import Cell, codes_of, in_place, usual_place
+from analysis.cells import Cell, in_place, usual_place
 from analysis.declared import TableSpec, Where, combinations
 from analysis.errors import NotMeasured, Refused
 from analysis.estimates import Point, number
 from analysis.metrics import METRICS
-from analysis.tables import Entry, Table, empty_tables, points
+from analysis.tables import Entry, Table, empty_tables, note_versions, points
 from avpbench.breakeven import BreakEven
 from avpbench.report import rate_text, regime_text
 from avpbench.summary import REFERENCE
@@ -63,8 +63,7 @@ def _blocks(point: Point) -> Entry:
 def _note_sources(table: Table) -> None:
     """What of the cells differs and is no reason to refuse them: versions of the source, and the rates that etas rest on."""
     cells = list(dict.fromkeys(cell for row in table.rows for entry in row for cell in entry.sources))
-    if len(codes := codes_of(cells)) > 1:
-        table.note(f"cells of {len(codes)} versions of the source stand side by side", *cells)
+    note_versions(table, cells)
     rates = [cell.meta["roofline"]["copy_bytes_per_s"] for cell in cells if cell.meta["roofline"]]
     if rates and max(rates) > APART * min(rates):
         told = f"{min(rates) / 1e9:.0f} to {max(rates) / 1e9:.0f} GB/s"
@@ -78,7 +77,7 @@ def _break_even(table: Table, point: Point) -> tuple[Entry, Entry]:
             return Entry("-"), Entry(f"{timing.achieved_flop_per_s(point) / 1e9:.0f} GFLOP/s", point.first)
         return Entry(_spoken(timing.break_even(point)), point.first), Entry("-")
     except NotMeasured:
-        pass
+        pass  # a dash, without a word
     except Refused as error:
         table.refuse(point.label, error, "break-even")
     return Entry("-"), Entry("-")

@@ -114,6 +114,8 @@ def test_a_key_that_the_choice_has_not_is_told_with_those_that_it_has(words: str
 )
 def test_a_key_that_has_a_place_passes(words: str) -> None:
     check(words.split())
+    with pytest.raises(ConfigError, match="nowhere"):
+        check([*words.split(), "+latency.nowhere=1"])
 
 
 @pytest.mark.parametrize("word", ["strategy=raw,text", "chain=1,2", "seed=0, 1"])
