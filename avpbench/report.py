@@ -161,10 +161,13 @@ def stages_text(times: Times) -> str | None:
     return f"stages (ms, repeats of their own): {parts}; residual against the hand-off clock {times.stages_residual:.1%}{noisy}"
 
 
-def withheld_text(times: Times) -> str | None:
-    """Why no speed-up is told, and what helps; None where A/A was sound or not asked for."""
+def speedup_text(times: Times) -> str | None:
+    """Why no speed-up is told, or what one that is told lacks, and what helps; None where A/A was sound or there is nothing to tell."""
     low, high = times.aa_log_ratio_low, times.aa_log_ratio_high
-    if low is None or high is None or -AA_LIMIT <= low <= high <= AA_LIMIT:
+    if low is None or high is None:
+        unchecked = "speed-up not checked, so no table of `analysis` tells it: gates=full latency.repeats=8 times a strategy against itself"
+        return None if times.ttft_host_speedup is None else unchecked
+    if -AA_LIMIT <= low <= high <= AA_LIMIT:
         return None
     return (
         f"speed-up withheld: the same hand-off made twice a block differs from itself by {low:+.3f} to {high:+.3f} (log ratio, 95%), and"

@@ -29,7 +29,7 @@ from avpbench.meter import memory, reset_peak
 from avpbench.phases import fidelity, latency, quality
 from avpbench.progress import say
 from avpbench.records import FAILED, FidelityRecord, Journal, LatencyRecord, SampleRecord, read_samples
-from avpbench.report import show_tables, stages_text, withheld_text
+from avpbench.report import show_tables, speedup_text, stages_text
 from avpbench.setup import Plan, cell_of, plan
 from avpbench.spent import Spent
 from avpbench.stop import Preempted, stop_requested
@@ -209,7 +209,7 @@ class _Run:
 
     def _tell(self, summary: Summary, samples: list[SampleRecord], notes: list[str]) -> None:
         show_tables([summary], self.identity.folder, self.explain)
-        for text in filter(None, (stages_text(summary.times), withheld_text(summary.times))):
+        for text in filter(None, (stages_text(summary.times), speedup_text(summary.times))):
             say(text)
         failed = [s for s in samples if s.status in FAILED]
         if failed:

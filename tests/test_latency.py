@@ -21,7 +21,7 @@ from avpbench.errors import ConfigError
 from avpbench.phases import latency
 from avpbench.phases.hop import Place, Timing, sized
 from avpbench.records import CLOCKS, EXPORT, FidelityRecord, Journal, LatencyRecord
-from avpbench.report import withheld_text
+from avpbench.report import speedup_text
 from avpbench.setup import plan
 from avpbench.strategies.raw import Raw
 from avpbench.strategies.reprefill import Reprefill
@@ -177,9 +177,17 @@ def test_a_withheld_ratio_says_why() -> None:
         again = [replace(record(b, "raw", math.exp(apart + 0.001 * b)), aa=True) for b in range(3)]
         times = clocks([*rows, *again], "raw")
         assert (times.ttft_host_speedup is None) == told
-        said = withheld_text(times)
+        said = speedup_text(times)
         assert (said is not None and "+0.0" in said and "latency.repeats" in said) == told
-    assert withheld_text(clocks(rows, "raw")) is None
+
+
+def test_a_ratio_without_aa_says_so() -> None:
+    rows = [record(b, s, t, clock) for b in range(3) for s, t in (("raw", 1.0), ("reprefill", 2.0)) for clock in CLOCKS]
+    said = speedup_text(clocks(rows, "raw"))
+    assert said is not None
+    assert all(words in said for words in ("not checked", "gates=full"))
+    assert speedup_text(clocks([r for r in rows if r.strategy == "raw"], "raw")) is None
+    assert speedup_text(clocks([], "raw")) is None
 
 
 class Clockwork:
