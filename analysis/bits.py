@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from analysis.errors import Refused
 from analysis.estimates import Point
-from analysis.quality import average
+from analysis.quality import Contrast, average, contrast
 
 EQUAL = 0.02  # the share by which true bits may differ in one comparison
 
@@ -24,15 +26,17 @@ def equal_bits(point: Point, other: Point, name: str) -> None:
         raise Refused(said)
 
 
-def fair_bits(point: Point, other: Point, name: str) -> str:
-    """Of two ways with controllers, what to say of unequal bits. Raises Refused where the controllers are two: nothing is claimed of
-    those at unequal bits."""
+def fair_contrast(point: Point, other: Point, name: str) -> Contrast:
+    """quality.contrast, its effect with what is to be said of unequal bits. Raises Refused where the controllers are two: nothing is
+    claimed of those at unequal bits."""
+    found = contrast(point, other, name)
     mine, others = (p.first.facts.get("controller") for p in (point, other))
     if mine is None or others is None:
-        return ""
+        return found
     if mine != others:
         equal_bits(point, other, name)
-    return bits_apart(point, other, name)
+    note = "; ".join(filter(None, (found.effect.note, bits_apart(point, other, name))))
+    return replace(found, effect=replace(found.effect, note=note))
 
 
 def scored(point: Point) -> bool:

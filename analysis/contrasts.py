@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import final
 
 from analysis import quality, timing
-from analysis.bits import fair_bits
+from analysis.bits import fair_contrast
 from analysis.cells import ORGANISM, Cell, trained_organism
 from analysis.declared import ContrastSpec, Declared, Where, combinations, filled
 from analysis.errors import Missing, Refused
@@ -56,6 +56,8 @@ def table(study: Declared, cells: Sequence[Cell]) -> Table:
         shown.rows.append(_row(name, spec, one, adjusted[name]))
         if one.effect.note:
             shown.note(f"{name}: {one.effect.note}", *one.effect.cells)
+    if timed := [cell for spec, one in found.values() if spec.metric in timing.CLOCKS for cell in one.effect.cells]:
+        shown.note(f"{', '.join(timing.CLOCKS)}: {timing.setting(timed)}")
     if any(cell.facts.get("model.zoo") for _, one in found.values() for cell in one.effect.cells):
         shown.note(ORGANISM)
     shown.note(f"named before the records where the name does not say otherwise; Holm over {len(names)}")
@@ -86,11 +88,9 @@ def _measured(spec: ContrastSpec, cells: Sequence[Cell], where: Where, run: str)
         low, high = _ends(effect)
         least = math.exp(detectable(math.log(low), math.log(high))) if is_ratio else detectable(low, high)
         return _Found(effect, paired.p, least, paired.by_seed, unit, 1.0 if is_ratio else 0.0)
-    unequal = fair_bits(a, b, spec.metric)
-    found = quality.contrast(a, b, spec.metric)
+    found = fair_contrast(a, b, spec.metric)
     unit = "points" if spec.metric == "accuracy" else metric(spec.metric).unit
-    effect = replace(found.effect, note="; ".join(filter(None, (found.effect.note, unequal))))
-    return _Found(effect, found.p, found.detectable, found.by_seed, unit, 0.0)
+    return _Found(found.effect, found.p, found.detectable, found.by_seed, unit, 0.0)
 
 
 def _ends(effect: Estimate) -> tuple[float, float]:

@@ -12,26 +12,30 @@ from analysis.errors import NotMeasured, Refused
 from analysis.estimates import Point, number, spoken
 from analysis.tables import Entry, Table, count_of, empty_tables, points
 
-_HEADER = [
-    "controller", "n of KL", "true bits", "KL", "median", "p99", "KL - uniform", "MDD", "KL - its random", "MDD", "share of gap",
-    "n of accuracy", "accuracy", "accuracy - uniform (points)", "MDD",
-]  # fmt: skip
-
 
 def tables(spec: TableSpec, cells: Sequence[Cell], where: Where, run: str) -> list[Table]:
-    """A table for every combination of `each`; a row `random NAME` is the permutation of the controller NAME."""
+    """A table for every combination of `each`, against the first row; a row `random NAME` is the permutation of the controller NAME."""
     found = []
     for table, own in empty_tables(spec, where):
-        _fill(table, points(table, cells, spec.rows, own, run))
+        _fill(table, next(iter(spec.rows)), points(table, cells, spec.rows, own, run))
         found.append(table)
     return found
 
 
-def _fill(table: Table, rows: dict[str, Point]) -> None:
+def _header(first: str, rows: dict[str, Point]) -> list[str]:
+    parts = ("controller", "codec")
+    what = next((part for part in parts if len({point.first.facts[part] for point in rows.values()}) > 1), parts[0])
+    return [
+        what, "n of KL", "true bits", "KL", "median", "p99", f"KL - {first}", "MDD", "KL - its random", "MDD", "share of gap",
+        "n of accuracy", "accuracy", f"accuracy - {first} (points)", "MDD",
+    ]  # fmt: skip
+
+
+def _fill(table: Table, first: str, rows: dict[str, Point]) -> None:
     if not rows:
         return
-    table.header[:] = _HEADER
-    uniform, oracle = rows.get("uniform"), rows.get("oracle")
+    table.header[:] = _header(first, rows)
+    uniform, oracle = rows.get(first), rows.get("oracle")
     for label, point in rows.items():
         own = rows.get(f"random {label}", rows.get("random"))
         table.rows.append(
@@ -55,7 +59,10 @@ def _fill(table: Table, rows: dict[str, Point]) -> None:
     table.note("KL in nats a token of the gold continuation; differences are paired by problem, below zero is better")
     table.note("MDD: the least difference to the left of it that would have shown (80% power, 5% level)")
     table.note(MIXTURE)
-    table.note("share of gap: (random - it) / (random - oracle), left out where random and oracle cannot be told apart")
+    if oracle and any(label.startswith("random") for label in rows):
+        table.note("share of gap: (random - it) / (random - oracle), left out where random and oracle cannot be told apart")
+    else:
+        table.note("no random permutation or no oracle among these rows, and so no share of the gap between them")
     shares = {label: _share(table, uniform, point, oracle).text for label, point in rows.items() if uniform and label.startswith("random ")}
     of = [cell for label, point in rows.items() if label in ("uniform", "oracle") or label in shares for cell in point.cells]
     if known := [f"{share} of the way from {label}" for label, share in shares.items() if share != "-"]:
@@ -65,7 +72,7 @@ def _fill(table: Table, rows: dict[str, Point]) -> None:
 def _quantile(point: Point, share: float) -> Entry:
     try:
         found = quality.quantile(point, "kl", share)
-    except Refused:
+    except Refused:  # the mean beside it says why
         return Entry("-")
     return Entry(f"{found.value:.4g}", point.first, point.cells[1:])
 
@@ -97,5 +104,5 @@ def _share(table: Table, point: Point | None, random: Point | None, oracle: Poin
         return Entry("-")
     try:
         return table.entry(quality.share_of_gap(point, random, oracle), "%")
-    except Refused:
+    except Refused:  # or the differences beside it say why
         return Entry("-")

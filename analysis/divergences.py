@@ -9,7 +9,7 @@ from analysis import quality
 from analysis.cells import ORGANISM, Cell
 from analysis.declared import TableSpec, Where
 from analysis.errors import Refused
-from analysis.estimates import Estimate, Point
+from analysis.estimates import Point
 from analysis.tables import Entry, Table, empty_tables, points
 
 
@@ -50,8 +50,7 @@ def _shape(point: Point) -> tuple[int, int]:
 
 def _entry(table: Table, point: Point, name: str, unit: str) -> Entry:
     try:
-        found: Estimate = quality.average(point, name)
+        return table.entry(quality.average(point, name), unit)
     except Refused as error:
-        table.note(str(error))
+        table.refuse(point.label, error)
         return Entry("-")
-    return table.entry(found, unit)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
@@ -105,12 +106,21 @@ def outputs(evidence: Evidence, published: Path = PUBLISHED) -> dict[str, bytes]
 def _benchmarks(evidence: Evidence) -> str:
     several = Counter(cell.hash for cell in evidence.cells)
     labels = {cell: cell.hash if several[cell.hash] == 1 else f"{cell.hash}_{cell.study}" for cell in evidence.cells}
-    parts = [_HEAD, markdown(evidence.claims, labels.__getitem__, level=2)]
+    parts = [_HEAD, _led(markdown(evidence.claims, labels.__getitem__, level=2), labels)]
     parts += [f"> {problem}\n" for problem in evidence.problems]
     shown = [chapter for chapter in evidence.chapters if chapter.published or not chapter.study.optional]
-    parts += [_told(chapter, labels.__getitem__) for chapter in shown]
+    own = {c.study.name: {cell: label for cell, label in labels.items() if cell.study == c.study.name} for c in shown}
+    parts += [_led(_told(chapter, labels.__getitem__), own[chapter.study.name]) for chapter in shown]
     parts += [f"[{label}]: {pages.path(cell)}" for cell, label in labels.items()]
     return "\n".join(parts) + "\n"
+
+
+def _led(text: str, labels: Mapping[Cell, str]) -> str:
+    """The text, with the folders that its notes name leading to their cells."""
+    names = {str(cell.facts["folder"]): label for cell, label in labels.items()}
+    named = re.compile(rf"(?<!\[)\b({'|'.join(map(re.escape, names)) or '(?!)'})\b")
+    lines = text.split("\n")
+    return "\n".join(named.sub(lambda m: f"[{m[0]}][{names[m[0]]}]", line) if line.startswith("- ") else line for line in lines)
 
 
 def _told(chapter: Chapter, link: Link) -> str:

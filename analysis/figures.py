@@ -73,5 +73,10 @@ def _caption(spec: FigureSpec, panels: Sequence[Panel], nums: Sequence[int]) -> 
         return spec.caption
     count = f"{min(nums)}" if min(nums) == max(nums) else f"{min(nums)} to {max(nums)}"
     organisms = [f"{ORGANISM[0].upper()}{ORGANISM[1:]}."] if any(c.facts.get("model.zoo") for panel in panels for c in panel.drawn) else []
-    remarks = " ".join(dict.fromkeys([*organisms, *(text for panel in panels for text in panel.remarks)]))
+    notes: dict[str, dict[str, None]] = {}
+    for panel in panels:
+        for note, labels in panel.notes.items():
+            notes.setdefault(note, {}).update(dict.fromkeys(labels))
+    said = [f"{', '.join(labels)}: {note}." for note, labels in notes.items()]
+    remarks = " ".join(dict.fromkeys([*organisms, *said, *(text for panel in panels for text in panel.remarks)]))
     return f"{spec.caption} n = {count} (problems, or blocks where seconds are shown) a point; bars are 95% intervals. {remarks}".strip()

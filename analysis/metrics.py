@@ -8,7 +8,7 @@ from functools import partial
 from typing import final
 
 from analysis import quality, timing
-from analysis.bits import fair_bits
+from analysis.bits import fair_contrast
 from analysis.cells import comparable
 from analysis.errors import Refused
 from analysis.estimates import Estimate, Point
@@ -65,8 +65,7 @@ def _savings() -> dict[str, Metric]:
 
 def _differences() -> dict[str, Metric]:
     def act(point: Point, against: Point, name: str) -> Estimate:
-        fair_bits(point, against, name)
-        return quality.contrast(point, against, name).effect
+        return fair_contrast(point, against, name).effect
 
     return {
         f"{name}_difference": Metric(_with(f"{name}_difference", partial(act, name=name)), unit, f"difference in {name}")

@@ -63,8 +63,8 @@ def _process(cell: Cell) -> pd.Series:
 
 def _untold(cells: Sequence[Cell]) -> str:
     """What is to be said of seconds of sessions that older records do not tell apart."""
-    mixed = [str(cell.facts["folder"]) for cell in cells if cell.meta.get("earlier") and not _process(cell).any()]
-    return f"{', '.join(mixed)}: several sessions that its records do not tell apart, so one's first problem may count" if mixed else ""
+    mixed = any(cell.meta.get("earlier") and not _process(cell).any() for cell in cells)
+    return "several sessions that records do not tell apart, so one's first problem may count" if mixed else ""
 
 
 def _flop(cell: Cell) -> pd.Series:
@@ -118,7 +118,7 @@ def quantile(point: Point, name: str, share: float) -> Estimate:
 def floor(reference: Point) -> Estimate:
     """The 97.5% quantile of |difference in log p| a token when re-prefill itself takes raw's place."""
     comparable(reference.cells)
-    gaps = np.concatenate([np.abs(values(c, "nll").to_numpy() - values(c, "raw_nll").to_numpy()) for c in reference.cells])
+    gaps = np.concatenate([values(cell, "nll_difference").dropna().abs().to_numpy() for cell in reference.cells])
     return Estimate(float(np.quantile(gaps, FLOOR)), None, None, len(gaps), reference.cells)
 
 

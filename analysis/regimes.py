@@ -12,7 +12,6 @@ import pandas as pd
 from analysis import timing
 from analysis.errors import Refused
 from analysis.estimates import Point
-from analysis.stats import bootstrap
 
 Spent = tuple[pd.Series, pd.Series]  # seconds through memory and bits, of every block
 
@@ -47,5 +46,4 @@ def _spent(point: Point) -> Spent:
 def _leader(spent: Mapping[str, Spent], bandwidth: float, floor: float) -> str | None:
     totals = {label: seconds + bits / bandwidth for label, (seconds, bits) in spent.items()}
     best, *others = sorted(totals, key=lambda label: float(totals[label].mean()))
-    leads = (np.log(totals[other] / totals[best]).dropna() for other in others)
-    return best if all(bootstrap(timing.groups(lead), by_size=True)[0] > floor for lead in leads) else None
+    return best if all(timing.leads(np.log(totals[other] / totals[best]).dropna(), floor) for other in others) else None

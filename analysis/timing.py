@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable
 from dataclasses import fields, replace
 from functools import cache
 
@@ -68,6 +69,12 @@ def blocks(point: Point, clock: str, entrants: tuple[str, ...], column: str = "s
     if found.empty:
         raise Refused(f"{cell.facts['folder']} has no whole block of {' and '.join(entrants)}")
     return found
+
+
+def setting(cells: Iterable[Cell]) -> str:
+    """What stands beside every speed-up of these cells: the batch, the hop, and s, the new tokens that the receiver read of its own."""
+    new = sorted({int(count) for cell in cells for count in cell.latency.get("new_tokens", [])})
+    return f"batch 1, last hop, s = {' or '.join(map(str, new))}"
 
 
 def groups(values: pd.Series) -> list[NDArray[np.float64]]:
@@ -160,6 +167,12 @@ def _self_ratio(cell: Cell) -> tuple[float, float]:
     return float(min(low)), float(max(high))
 
 
+def leads(log_ratio: pd.Series, floor: float) -> bool:
+    """Whether a log ratio over blocks, either way, is told apart from what one strategy differs from itself (A/A)."""
+    low, high = bootstrap(groups(log_ratio), by_size=True)
+    return low > floor or high < -floor
+
+
 def _sound(point: Point) -> None:
     """Raises Refused where one strategy, run twice in a block, differed from itself, or was not run twice."""
     low, high = self_ratio(point)
@@ -220,10 +233,13 @@ def _records(cell: Cell) -> list[LatencyRecord]:
 def break_even(point: Point) -> BreakEven:
     """The bandwidth at which the hand-off and re-prefill take equally long, as a run's own summary has it.
 
-    Raises Refused where the two share no whole block.
+    Raises Refused where the two share no whole block, A/A was not measured, or neither is shown to be ahead through memory.
     """
-    blocks(point, "handoff", (point.entrant, REFERENCE))
+    found = blocks(point, "handoff", (point.entrant, REFERENCE))
     cell = point.first
+    if not leads(np.log(found[REFERENCE] / found[point.entrant]), floor := max(map(abs, self_ratio(point)))):
+        folder = cell.facts["folder"]
+        raise Refused(f"{folder}: neither it nor re-prefill is ahead through memory by more than A/A's {floor:.3f}: no break-even is told")
     return measure(_records(cell), point.entrant, REFERENCE, cell.facts.get("bandwidth") is not None, None)
 
 

@@ -33,7 +33,7 @@ def tables(spec: TableSpec, cells: Sequence[Cell], where: Where, run: str) -> li
             table.header[:] = [*spec.across, "strategy", "blocks", *_COLUMNS, "break-even", "F of re-prefill"]
             table.note("blocks: how many, in how many process restarts")
             table.note("prefix held: the receiver's tokens before the new ones; words may be cut into others than were said")
-            table.note("speed-up: over re-prefill in the same blocks; eta: the device's limit / measured; batch 1, last hop")
+            table.note(f"speed-up: over re-prefill in the same blocks; eta: the device's limit / measured; {timing.setting(_cells(table))}")
             table.note("break-even: the bandwidth from which (>) or up to which (<) the whole hand-off beats re-prefill at that F")
             _note_sources(table)
         found.append(table)
@@ -60,9 +60,13 @@ def _blocks(point: Point) -> Entry:
     return Entry(f"{sum(map(len, processes))} in {len(processes)}", point.first)
 
 
+def _cells(table: Table) -> list[Cell]:
+    return list(dict.fromkeys(cell for row in table.rows for entry in row for cell in entry.sources))
+
+
 def _note_sources(table: Table) -> None:
     """What of the cells differs and is no reason to refuse them: versions of the source, and the rates that etas rest on."""
-    cells = list(dict.fromkeys(cell for row in table.rows for entry in row for cell in entry.sources))
+    cells = _cells(table)
     note_versions(table, cells)
     rates = [cell.meta["roofline"]["copy_bytes_per_s"] for cell in cells if cell.meta["roofline"]]
     if rates and max(rates) > APART * min(rates):

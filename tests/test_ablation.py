@@ -164,6 +164,20 @@ def test_controllers_stand_against_uniform_their_permutation_and_the_oracle(tmp_
     assert found["uniform"]["KL - uniform"] == "-"
 
 
+def test_codecs_stand_against_the_first_of_them(tmp_path: Path) -> None:
+    made = []
+    for codec, mean in {"affine": 0.2, "hadamard": 0.1, "kivi": 0.05}.items():
+        words = [*BASE, f"strategy/codec={codec}", "strategy/controller=uniform", "strategy.budget_bits=3"]
+        made.append(write_run(tmp_path, words, kl=lambda k, m=mean: m + 0.01 * (k % 5)))  # type: ignore[misc]
+    spec = TableSpec("T3", "controllers", "t", {name: {"codec": name} for name in ("affine", "hadamard", "kivi")})
+    (table,) = controllers.tables(spec, cells_of(load_runs(made)), {}, "run")
+    assert table.header[0] == "codec"
+    assert fields(table)["hadamard"]["KL - affine"].startswith("-0.1 [")
+    assert "no random permutation" in " ".join(table.told())
+    (without,) = controllers.tables(spec, cells_of(load_runs(made[1:])), {}, "run")
+    assert [row["KL - affine"] for row in fields(without).values()] == ["-", "-"]
+
+
 def test_too_few_draws_are_no_control(tmp_path: Path) -> None:
     cells = cells_of(load_runs(controlled(tmp_path, draws=7)))
     (table,) = controllers.tables(TableSpec("T3", "controllers", "t", ROWS), cells, {}, "run")

@@ -86,6 +86,14 @@ def test_every_number_leads_to_a_cell_and_a_cell_to_transcripts(trial: Path) -> 
         assert not [line for line in prose if re.search(r"\d", line)], "a sentence with a number comes from a table"
 
 
+def test_every_link_of_the_repository_s_benchmarks_leads_somewhere() -> None:
+    text = (ROOT / "BENCHMARKS.md").read_text()
+    found = {path.split("#")[0] for path in re.findall(r"\]\(([^)]+)\)", text) if not path.startswith("http")}
+    found |= set(re.findall(r"^\[\w+\]: (\S+)$", text, re.MULTILINE))
+    assert found
+    assert [path for path in sorted(found) if not (ROOT / path).exists()] == []
+
+
 def test_every_published_cell_shows_transcripts() -> None:
     pages = [path.read_text() for path in sorted((ROOT / "results/cells").rglob("*.md"))]
     assert pages
@@ -223,6 +231,8 @@ def test_a_run_whose_gates_failed_is_not_used(tmp_path: Path) -> None:
         files = again(tmp_path, tmp_path / "runs")
         text = files["BENCHMARKS.md"].decode()
         assert why in text
+        for line in (line for line in text.splitlines() if line.startswith("- ") and why in line):
+            assert f"[{folder.name}][{folder.name[-10:]}]: its validity gates" in line, "a folder that a note names leads to its cell"
         rows = {line.split(" | ")[0]: line for line in text.splitlines() if " | [40][" in line}
         assert "%" not in rows["| text"]
         assert "80.0%" in rows["| raw"]

@@ -189,6 +189,26 @@ def test_clocks_by_hand(tmp_path: Path) -> None:
     assert timing.achieved_flop_per_s(raw) == pytest.approx(flop / 0.064, rel=0.05)
 
 
+def test_a_break_even_wants_a_lead_that_the_blocks_show(tmp_path: Path) -> None:
+    """Twice as fast is a log ratio of 0.69: told where A/A is below it, either way, and not where A/A is above it or was not measured."""
+    ahead = point(timed(tmp_path / "ahead", {"raw": 0.1, "reprefill": 0.2}))
+    behind = point(timed(tmp_path / "behind", {"raw": 0.2, "reprefill": 0.1}))
+    for one in (ahead, behind):
+        assert timing.break_even(rerun(one, {(f"p{k // 4}", k): 1e-6 * (k % 2) - 0.6 for k in range(20)})).break_even
+        with pytest.raises(Refused, match=r"by more than A/A's 0.75\d: no break-even"):
+            timing.break_even(rerun(one, {(f"p{k // 4}", k): 1e-6 * (k % 2) - 0.75 for k in range(20)}))
+    with pytest.raises(Refused, match="never timed against itself"):
+        timing.break_even(point(timed(tmp_path / "alone", aa=False)))
+
+
+def test_what_is_timed_says_its_batch_and_its_new_tokens(tmp_path: Path) -> None:
+    one = point(timed(tmp_path)).first
+    (table,) = timings.tables(TableSpec("t", "timings", "title", {"raw": {"entrant": "raw"}}), [one], {}, "run")
+    assert "batch 1, last hop, s = 16" in " ".join(table.told())
+    one.latency.loc[one.latency.block == 0, "new_tokens"] = 180
+    assert timing.setting([one]) == "batch 1, last hop, s = 16 or 180"
+
+
 def test_runs_of_a_block_are_one_number(tmp_path: Path) -> None:
     """raw, run three times in each block and twice as long on average, is half as fast; blocks stay what is counted and resampled."""
     path = timed(tmp_path) / "latency.jsonl"

@@ -15,9 +15,10 @@ from analysis import contrasts, html, quality, strategies, timing
 from analysis.cells import MIXTURE, in_place, usual_place
 from analysis.claims import _ruling
 from analysis.claims import table as claims_table
-from analysis.declared import Claim, ContrastSpec, Declared, Measure
+from analysis.declared import Axis, Claim, ContrastSpec, Declared, FigureSpec, Measure, PanelSpec
 from analysis.errors import MismatchedSamples, Refused
 from analysis.estimates import Estimate, Point
+from analysis.figures import draw
 from analysis.tables import Entry, Table, joined, markdown
 
 UNIFORM = (*ADAPTIVE, "strategy/controller=uniform")
@@ -288,6 +289,22 @@ def test_cells_of_other_prompts_are_not_drawn_beside_each_other(tmp_path: Path, 
     text.first.meta["identity"][key] = value
     with pytest.raises(Refused, match=f"ran with .*{value}"):
         in_place(text.cells, place)
+
+
+def test_a_panel_stands_where_its_own_cells_ran(tmp_path: Path) -> None:
+    """Whole chains whose last hop was not timed, beside a study's other cells that were, with another number of threads."""
+    chains = cells(*(write_run(tmp_path, (f"chain={n}", "study=t", "strategy=raw", "latency=off")) for n in (2, 3)))
+    timed_ones = cells(*(write_run(tmp_path, (f"chain={n}", "study=t", "strategy=raw"), 8, entrants={"raw": 0.1}) for n in (4, 5, 6)))
+    for cell in chains:
+        cell.samples["end_to_end_s"] = 2.0
+    for cell in timed_ones:
+        cell.meta["threads"] = 2
+    panel = PanelSpec("seconds", {"raw": {"strategy": "raw"}}, Axis("chain", [2, 3], "agents"), metric="end_to_end_s")
+    spec = FigureSpec("clock", "Time.", [panel])
+    assert draw(spec, [*chains, *timed_ones], {}, "run this").gaps == []
+    assert draw(spec, [*chains, *timed_ones[:1]], {}, "run this").gaps == []
+    chains[1].meta["threads"] = 8
+    assert "threads 8" in str(draw(spec, [*chains, *timed_ones], {}, "run this").gaps)
 
 
 def test_records_of_a_larger_limit_all_count(tmp_path: Path) -> None:
