@@ -12,6 +12,7 @@ import pandas as pd
 
 from analysis.errors import Refused
 from analysis.studies import Study
+from avpbench.meta import CLOCKWORK
 from avpbench.records import LatencyRecord, counted_blocks
 from avpbench.summary import REFERENCE
 
@@ -24,8 +25,7 @@ UNTRAINED = (
 )
 ORGANISM = "an embedded model is a model organism: it shows whether a hand-off carries what it should; its timings measure Python"
 _SAME = ("device", "dtype", "prompts", "data")
-Place = tuple[str, ...]  # device, dtype, wording; of times also _CLOCKWORK: what points of a figure and rows of a table share
-_CLOCKWORK = ("processor", "threads", "environment")  # what times depend on and answers do not
+Place = tuple[str, ...]  # device, dtype, wording; of times also CLOCKWORK: what points of a figure and rows of a table share
 _SHORT = {  # facts that studies select by, and where the config has them
     "variant": "model.variant", "load": "model.load", "level": "task.level", "fraction": "strategy.fraction",
     "requantize": "strategy.requantize", "draw": "strategy.controller.seed",
@@ -177,7 +177,7 @@ def comparable(cells: Sequence[Cell]) -> None:
 
 def same_clock(cells: Sequence[Cell]) -> None:
     """Raises Refused where times of these cells may not be compared: another processor, number of threads or way of allocating."""
-    for key in _CLOCKWORK:
+    for key in CLOCKWORK:
         found = {str(cell.meta[key]): cell for cell in cells if cell.meta.get(key) is not None}
         if len(found) > 1:
             named = "; ".join(f"{cell.facts['folder']}: {value}" for value, cell in sorted(found.items(), key=lambda v: v[0]))
@@ -192,7 +192,7 @@ def usual_place(cells: Sequence[Cell], timed: bool = False) -> Place:
 
 def in_place(cells: Sequence[Cell], place: Place, timed: bool = False) -> None:
     """Raises Refused where a cell may not be used, or ran on another device, in another dtype or with other prompts than what it would
-    stand beside; `timed`: or differs in its _CLOCKWORK."""
+    stand beside; `timed`: or differs in its CLOCKWORK."""
     usable(cells)
     for cell in cells:
         if (own := _place(cell, timed)) != place:
@@ -201,7 +201,7 @@ def in_place(cells: Sequence[Cell], place: Place, timed: bool = False) -> None:
 
 def _place(cell: Cell, timed: bool) -> Place:
     found = [str(cell.meta["identity"][key]) for key in ("device", "dtype", "prompts")]
-    return tuple(found + [f"{key} {cell.meta.get(key)}" for key in _CLOCKWORK if timed])
+    return tuple(found + [f"{key} {cell.meta.get(key)}" for key in CLOCKWORK if timed])
 
 
 def codes_of(cells: Iterable[Cell]) -> set[str]:

@@ -79,12 +79,15 @@ def device_name(device: torch.device) -> str:
 
 
 def _processor() -> str | None:
-    """The CPU's own name; None where the system does not say."""
+    """The CPU's name, family and model, since a virtual machine's name may be that of several; None where the system does not say."""
+    told: dict[str, str] = {}
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or None
+            key, _, value = line.partition(":")
+            told.setdefault(key.strip(), value.strip())
+    make = ", ".join(f"{key.removeprefix('cpu ')} {told[key]}" for key in ("cpu family", "model") if key in told)
+    name = told.get("model name") or platform.processor()
+    return f"{name} ({make})" if name and make else name or None
 
 
 def _driver() -> str | None:

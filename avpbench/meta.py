@@ -15,7 +15,7 @@ from avpbench.errors import RecordsError, cause
 from avpbench.files import read_json
 from avpbench.progress import say
 from avpbench.prompts import prompt_hash
-from avpbench.store import code_id
+from avpbench.store import Records, Wanted, code_id
 
 _SESSION = (
     "began",
@@ -32,6 +32,7 @@ _SESSION = (
     "notes",
     "spent",
 )
+CLOCKWORK = ("processor", "threads", "environment")  # what times depend on and answers do not
 WAYS_ON = "resume=never sets them aside and starts anew; resume=anyway goes on and records it; study=NAME or results=DIR keeps both"
 _COMPUTING = ("torch", "transformers", "tokenizers")  # another version may compute something else
 
@@ -65,7 +66,7 @@ class Meta:
     spent: dict[str, dict[str, float]]  # seconds and how many of what, by phase, once the run ends: what plans estimate from
     num_samples: int  # of this run's limit
     earlier: list[dict[str, Any]]  # the sessions that came before in this folder: their own fields of _SESSION
-    processor: str | None = None  # the CPU's own name: times of two are not compared; None where unknown, and in older records
+    processor: str | None = None  # the CPU's name and make: times of two are not compared; None where unknown, and in older records
     environment: dict[str, str] | None = None  # variables that change how long things take (describe.py); None in older records
 
 
@@ -100,7 +101,8 @@ def changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 def admit(folder: Path, about: Meta, resume: str) -> Meta:
     """Lets a run into a folder that may hold records; returns its meta, with what was ever resumed although it differed.
 
-    `auto`: only where weights, data, dtype, device and code are the same, else RecordsError names which differ.
+    `auto`: only where weights, data, dtype, device and code are the same, and the CLOCKWORK too where more blocks are to be timed, else
+    RecordsError names which differ.
     `anyway`: goes on and says so. `never`: sets the old records aside.
     """
     if not any(folder.glob("*.jsonl")):
@@ -110,7 +112,7 @@ def admit(folder: Path, about: Meta, resume: str) -> Meta:
         return about
     try:
         before = read_json(folder / "meta.json")
-        old, was, mixed = before["identity"], before["cell"], before["resumed_anyway"]
+        old, was, mixed = before["identity"] | {key: before.get(key) for key in CLOCKWORK}, before["cell"], before["resumed_anyway"]
         about = replace(about, earlier=[*before["earlier"], {key: before.get(key) for key in _SESSION}])
     except (RecordsError, KeyError, TypeError) as error:
         raise RecordsError(
@@ -119,7 +121,7 @@ def admit(folder: Path, about: Meta, resume: str) -> Meta:
         ) from error
     if was != about.cell:
         raise RecordsError(f"{folder} holds cell {was}, this run is {about.cell}; choose another folder with results=DIR")
-    changed = changes(old, about.identity)
+    changed = changes(old, about.identity | (_clockwork(about, old) if _times_more(about, folder) else {}))
     if not changed:
         return replace(about, resumed_anyway=mixed)
     what = "; ".join(changed)
@@ -127,6 +129,16 @@ def admit(folder: Path, about: Meta, resume: str) -> Meta:
         raise RecordsError(f"{folder} holds records of a run that differs in {what}. {WAYS_ON}")
     say(f"resuming anyway, although this differs: {what}")
     return replace(about, resumed_anyway=[*mixed, {"at": about.began, "changed": changed}])
+
+
+def _clockwork(about: Meta, old: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: getattr(about, key) for key in CLOCKWORK if old[key] is not None}  # older records do not say
+
+
+def _times_more(about: Meta, folder: Path) -> bool:
+    """Whether blocks are asked for beside some that are there."""
+    have = Records(folder).refresh()
+    return bool(have.rows) and Wanted.of(about.config).left(have).blocks > 0
 
 
 def _set_aside(folder: Path) -> None:

@@ -40,7 +40,7 @@ class Records:
     folder: Path
     ids: set[str] = field(default_factory=set)
     scored: set[str] = field(default_factory=set)
-    rows: dict[int, int] = field(default_factory=dict)  # of latency, by block
+    rows: dict[int, set[tuple[str, bool, str]]] = field(default_factory=dict)  # who was timed by which clock, by block
     num_correct: int = 0
     num_errors: int = 0
     broken: list[str] = field(default_factory=list)  # where lines are that are no records
@@ -60,7 +60,7 @@ class Records:
 
     def _count(self, kind: str, row: dict[str, Any]) -> None:
         if kind == "latency":
-            self.rows[row["block"]] = self.rows.get(row["block"], 0) + 1
+            self.rows.setdefault(row["block"], set()).add((row["strategy"], row["aa"], row["clock"]))
         elif kind == "fidelity":
             self.scored.add(row["sample_id"])
         elif row["sample_id"] not in self.ids:
@@ -70,9 +70,9 @@ class Records:
 
     @property
     def num_blocks(self) -> int:
-        """Timed blocks with as many rows as the fullest: a crash may have torn one."""
-        fullest = max(self.rows.values(), default=0)
-        return sum(count == fullest for count in self.rows.values())
+        """Timed blocks with as much as the fullest, however often each ran: a crash may have torn one."""
+        fullest = max(map(len, self.rows.values()), default=0)
+        return sum(len(held) == fullest for held in self.rows.values())
 
 
 @final

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -15,7 +16,9 @@ from typing import Any
 import pytest
 from runs import FAST, content, folder, go
 
+from avpbench.describe import _processor
 from avpbench.errors import RecordsError
+from avpbench.meta import CLOCKWORK
 from avpbench.phases import quality
 from avpbench.records import read_samples
 
@@ -52,6 +55,33 @@ def test_resume_refuses_and_names_what_changed(tmp_path: Path, key: str, monkeyp
     assert key in json.loads(path.read_text())["resumed_anyway"][0]["changed"][0]
     assert go(tmp_path, "limit=2", "resume=never")["num_samples"] == 2
     assert len(list(path.parent.glob("before-*/samples.jsonl"))) == 1
+
+
+@pytest.mark.parametrize("key", CLOCKWORK)
+def test_times_do_not_go_on_where_the_clock_is_another(tmp_path: Path, key: str) -> None:
+    """Answers do, and what is done already stays done; older records, which do not say, go on."""
+    timed = ("latency=on", "latency.runs=1", "latency.against=[]")
+    go(tmp_path, "limit=2", "latency.repeats=1", *timed)
+    path = folder(tmp_path, *timed) / "meta.json"
+    meta = json.loads(path.read_text())
+    path.write_text(json.dumps(meta | {key: "something else"}))
+    with pytest.raises(RecordsError, match=f"differs in {key} .something else then"):
+        go(tmp_path, "limit=2", "latency.repeats=2", *timed)
+    assert go(tmp_path, "limit=3", "latency.repeats=1", *timed)["num_samples"] == 3
+    path.write_text(json.dumps(meta | {key: None}))
+    assert go(tmp_path, "limit=3", "latency.repeats=2", *timed)["num_blocks"] == 2
+
+
+def test_a_processor_is_named_with_its_make() -> None:
+    """Machines of one provider may all say the same name, with and without bfloat16 products."""
+    told = Path("/proc/cpuinfo")
+    if not told.exists() or "model name" not in told.read_text():
+        pytest.skip("the system does not say what its CPU is")
+    name = re.search(r"^model name\s*: (.*)$", told.read_text(), re.MULTILINE)
+    model = re.search(r"^model\s*: (\d+)$", told.read_text(), re.MULTILINE)
+    assert name
+    assert model
+    assert re.fullmatch(rf"{re.escape(name[1])} \(family \d+, model {model[1]}\)", str(_processor()))
 
 
 def test_earlier_sessions_stay_on_record(tmp_path: Path) -> None:

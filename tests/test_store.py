@@ -224,6 +224,8 @@ def test_only_whole_lines_are_read(tmp_path: Path) -> None:
 
 
 def test_a_torn_block_of_repeats_does_not_count(tmp_path: Path) -> None:
-    rows = [{"block": block} for block in (0, 0, 0, 1, 1, 1, 2)]
+    runs = {0: ("host", "device"), 1: ("host", "host", "device"), 2: ("host",) * 4}  # the last one lost a clock
+    clocks = [(block, clock) for block, held in runs.items() for clock in held]
+    rows = [{"block": block, "strategy": "raw", "aa": False, "clock": clock} for block, clock in clocks]
     (tmp_path / "latency.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert Records(tmp_path).refresh().num_blocks == 2
