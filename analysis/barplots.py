@@ -7,7 +7,7 @@ from typing import Any
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from analysis import regimes, style, timing
+from analysis import paying, regimes, style, timing
 from analysis.errors import Refused
 from analysis.estimates import Point, number
 from analysis.panel import Panel
@@ -73,10 +73,10 @@ def _break_even(panel: Panel, ax: Any, column: int, label: str, point: Point) ->
     """Marks the bandwidth at which the line is as fast as re-prefill; whether there is one."""
     try:
         if point.entrant == REFERENCE:
-            achieved = number(timing.achieved_flop_per_s(point) / 1e9, "")
+            achieved = number(paying.achieved_flop_per_s(point) / 1e9, "")
             panel.remarks.append(f"F = {achieved} GFLOP/s at {point.first.facts[panel.spec.x.fact]}.")
             return False
-        found = timing.break_even(point)
+        found = paying.break_even(point)
     except Refused as error:
         panel.refused.append(f"{label}: {error}")
         return False

@@ -37,7 +37,7 @@ class Panel:
         spec = self.spec
         asked = [self._chosen(own, spec.x.values) for own in spec.lines.values()]
         asked += [self._chosen(own, None) for own in spec.levels.values()]
-        asked += [{**one, **spec.against} for one in asked[: len(spec.lines)]] if spec.against is not None else []
+        asked += [self._chosen({**own, **spec.against}, spec.x.values) for own in spec.lines.values()] if spec.against is not None else []
         return usual_place([cell for cell in self.cells if any(map(cell.matches, asked))], self.timed)
 
     @property

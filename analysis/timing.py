@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable
-from dataclasses import fields, replace
 from functools import cache
 
 import numpy as np
@@ -17,10 +16,6 @@ from analysis.cells import Cell, comparable
 from analysis.errors import NotMeasured, Refused
 from analysis.estimates import Estimate, Point
 from analysis.stats import bootstrap
-from avpbench import breakeven
-from avpbench.breakeven import BreakEven, measure
-from avpbench.limits import Work
-from avpbench.records import LatencyRecord
 from avpbench.summary import AA_LIMIT, REFERENCE, RESIDUAL_LIMIT
 
 ETA_LIMIT = 0.6  # of re-prefill on a GPU, below which a speed-up is not published
@@ -219,35 +214,3 @@ def stages(point: Point) -> tuple[dict[str, float], float]:
     if point.first.on_cuda and abs(residual) > RESIDUAL_LIMIT:
         raise Refused(f"{point.first.facts['folder']}: its stages leave {residual:+.1%} of the hand-off of {point.entrant} unexplained")
     return means, residual
-
-
-@cache
-def _records(cell: Cell) -> list[LatencyRecord]:
-    """The cell's timed repeats as a run holds them."""
-    frame = cell.latency.astype(object).where(lambda f: f.notna(), None)
-    kept = [field.name for field in fields(LatencyRecord)]
-    rows = [LatencyRecord.from_json({name: row[name] for name in kept}) for row in frame.to_dict("records")]
-    return [replace(row, stages_s=json.loads(row.stages_s) if isinstance(row.stages_s, str) else row.stages_s) for row in rows]
-
-
-def break_even(point: Point) -> BreakEven:
-    """The bandwidth at which the hand-off and re-prefill take equally long, as a run's own summary has it.
-
-    Raises Refused where the two share no whole block, A/A was not measured, or neither is shown to be ahead through memory.
-    """
-    found = blocks(point, "handoff", (point.entrant, REFERENCE))
-    cell = point.first
-    if not leads(np.log(found[REFERENCE] / found[point.entrant]), floor := max(map(abs, self_ratio(point)))):
-        folder = cell.facts["folder"]
-        raise Refused(f"{folder}: neither it nor re-prefill is ahead through memory by more than A/A's {floor:.3f}: no break-even is told")
-    return measure(_records(cell), point.entrant, REFERENCE, cell.facts.get("bandwidth") is not None, None)
-
-
-def achieved_flop_per_s(point: Point) -> float:
-    """What re-prefill's pass reached, F. Raises Refused where it was not timed."""
-    blocks(point, "device", (REFERENCE,))
-    cell = point.first
-    work = cell.meta["roofline"]
-    if not work:
-        raise Refused(f"{cell.facts['folder']} has no count of operations")
-    return breakeven.achieved_flop_per_s(_records(cell), REFERENCE, Work(**{name: work[name] for name in Work.__slots__}))

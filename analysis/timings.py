@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from analysis import timing
+from analysis import paying, timing
 from analysis.cells import Cell, in_place, usual_place
 from analysis.declared import TableSpec, Where, combinations
 from analysis.errors import NotMeasured, Refused
@@ -78,8 +78,8 @@ def _break_even(table: Table, point: Point) -> tuple[Entry, Entry]:
     """The bandwidth at which it is as fast as re-prefill, with its interval, and what re-prefill reached."""
     try:
         if point.entrant == REFERENCE:
-            return Entry("-"), Entry(f"{timing.achieved_flop_per_s(point) / 1e9:.0f} GFLOP/s", point.first)
-        return Entry(_spoken(timing.break_even(point)), point.first), Entry("-")
+            return Entry("-"), Entry(f"{paying.achieved_flop_per_s(point) / 1e9:.0f} GFLOP/s", point.first)
+        return Entry(_spoken(paying.break_even(point)), point.first), Entry("-")
     except NotMeasured:
         pass  # a dash, without a word
     except Refused as error:

@@ -15,7 +15,7 @@ import pytest
 from scipy import stats
 from synthetic import WORK, write_run
 
-from analysis import divergences, lines, quality, timing, timings
+from analysis import divergences, lines, paying, quality, timing, timings
 from analysis.cells import Cell, cells_of
 from analysis.claims import table as claims_table
 from analysis.declared import Claim, Measure, TableSpec
@@ -178,7 +178,7 @@ def test_clocks_by_hand(tmp_path: Path) -> None:
     ratio, p = timing.faster(raw, "host", "reprefill")
     assert ratio.value == pytest.approx(8, rel=0.02)
     assert p < 1e-6
-    found = timing.break_even(raw)
+    found = paying.break_even(raw)
     assert found.break_even == "above"
     assert found.break_even_bps == pytest.approx(8 * (10_000 - 400) / (1.4 * 0.07), rel=0.05)
     assert found.break_even_low_bps is not None
@@ -186,7 +186,7 @@ def test_clocks_by_hand(tmp_path: Path) -> None:
     assert found.break_even_low_bps < found.break_even_bps < found.break_even_high_bps
     tokens = 316
     flop = WORK.token_flop * tokens + WORK.head_flop + WORK.attention_flop * tokens**2 / 2
-    assert timing.achieved_flop_per_s(raw) == pytest.approx(flop / 0.064, rel=0.05)
+    assert paying.achieved_flop_per_s(raw) == pytest.approx(flop / 0.064, rel=0.05)
 
 
 def test_a_break_even_wants_a_lead_that_the_blocks_show(tmp_path: Path) -> None:
@@ -194,11 +194,11 @@ def test_a_break_even_wants_a_lead_that_the_blocks_show(tmp_path: Path) -> None:
     ahead = point(timed(tmp_path / "ahead", {"raw": 0.1, "reprefill": 0.2}))
     behind = point(timed(tmp_path / "behind", {"raw": 0.2, "reprefill": 0.1}))
     for one in (ahead, behind):
-        assert timing.break_even(rerun(one, {(f"p{k // 4}", k): 1e-6 * (k % 2) - 0.6 for k in range(20)})).break_even
+        assert paying.break_even(rerun(one, {(f"p{k // 4}", k): 1e-6 * (k % 2) - 0.6 for k in range(20)})).break_even
         with pytest.raises(Refused, match=r"by more than A/A's 0.75\d: no break-even"):
-            timing.break_even(rerun(one, {(f"p{k // 4}", k): 1e-6 * (k % 2) - 0.75 for k in range(20)}))
+            paying.break_even(rerun(one, {(f"p{k // 4}", k): 1e-6 * (k % 2) - 0.75 for k in range(20)}))
     with pytest.raises(Refused, match="never timed against itself"):
-        timing.break_even(point(timed(tmp_path / "alone", aa=False)))
+        paying.break_even(point(timed(tmp_path / "alone", aa=False)))
 
 
 def test_what_is_timed_says_its_batch_and_its_new_tokens(tmp_path: Path) -> None:
@@ -222,7 +222,7 @@ def test_runs_of_a_block_are_one_number(tmp_path: Path) -> None:
     assert timing.seconds(raw, "handoff").value == pytest.approx(0.028, rel=0.05)
     assert timing.seconds(raw, "host").num == 20
     assert metric("ttft_host_eta").compute(raw, None).value == pytest.approx(0.15, rel=0.05)
-    assert timing.break_even(raw).break_even_bps == pytest.approx(8 * (10_000 - 400) / (1.4 * 0.06), rel=0.05)
+    assert paying.break_even(raw).break_even_bps == pytest.approx(8 * (10_000 - 400) / (1.4 * 0.06), rel=0.05)
 
 
 def test_the_limit_is_that_of_the_best_process(tmp_path: Path) -> None:
