@@ -34,7 +34,7 @@ def stack(panel: Panel, ax: Any) -> None:
     base = dict.fromkeys(found, 0.0)
     for place, name in enumerate(names):
         heights = [style.drawn(1000 * found[label].get(name, 0.0)) for label in found]
-        hatch, colour = style.HATCHES[place % len(style.HATCHES)], style.COLOURS[1:][place % (len(style.COLOURS) - 1)]
+        hatch, colour = style.HATCHES[place % len(style.HATCHES)], style.COLOURS[(place + 1) % len(style.COLOURS)]  # black last
         ax.bar(list(found), heights, bottom=list(base.values()), label=name, color=colour, hatch=hatch, edgecolor="white", linewidth=0.4)
         base = {label: base[label] + h for label, h in zip(found, heights, strict=True)}
     ax.set_ylabel("stages of the hand-off (ms)")

@@ -9,13 +9,13 @@ from typing import final
 
 from analysis import quality, timing
 from analysis.bits import fair_contrast
-from analysis.cells import ORGANISM, Cell, trained_organism
+from analysis.cells import Cell, trained_organism
 from analysis.declared import ContrastSpec, Declared, Where, combinations, filled
 from analysis.errors import Missing, Refused
 from analysis.estimates import Estimate, Point, number, point_of, spoken
 from analysis.metrics import metric
 from analysis.stats import detectable, holm
-from analysis.tables import Entry, Table
+from analysis.tables import Entry, Table, note_organism
 
 LEVEL = 0.05
 SEEDS = 3
@@ -58,8 +58,7 @@ def table(study: Declared, cells: Sequence[Cell]) -> Table:
             shown.note(f"{name}: {one.effect.note}", *one.effect.cells)
     if timed := [cell for spec, one in found.values() if spec.metric in timing.CLOCKS for cell in one.effect.cells]:
         shown.note(f"{', '.join(timing.CLOCKS)}: {timing.setting(timed)}")
-    if any(cell.facts.get("model.zoo") for _, one in found.values() for cell in one.effect.cells):
-        shown.note(ORGANISM)
+    note_organism(shown, (cell for _, one in found.values() for cell in one.effect.cells))
     shown.note(f"named before the records where the name does not say otherwise; Holm over {len(names)}")
     shown.note(
         "MDD: the least difference that would have shown (80% power, 5% level) before Holm; of several training seeds the largest of theirs"

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 from analysis import quality
 from analysis.bits import equal_bits, scored
-from analysis.cells import MIXTURE, ORGANISM, Cell
+from analysis.cells import MIXTURE, Cell
 from analysis.declared import TableSpec, Where
 from analysis.errors import NotMeasured, Refused
 from analysis.estimates import Point, number, spoken
-from analysis.tables import Entry, Table, count_of, empty_tables, points
+from analysis.tables import Entry, Table, count_of, empty_tables, note_organism, points
 
 
 def tables(spec: TableSpec, cells: Sequence[Cell], where: Where, run: str) -> list[Table]:
@@ -54,8 +54,7 @@ def _fill(table: Table, first: str, rows: dict[str, Point]) -> None:
                 *against(table, point, uniform, "accuracy"),
             ]
         )
-    if any(cell.facts.get("model.zoo") for point in rows.values() for cell in point.cells):
-        table.note(ORGANISM)
+    note_organism(table, (cell for point in rows.values() for cell in point.cells))
     table.note("KL in nats a token of the gold continuation; differences are paired by problem, below zero is better")
     table.note("MDD: the least difference to the left of it that would have shown (80% power, 5% level)")
     table.note(MIXTURE)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from analysis import controllers
-from analysis.cells import ORGANISM, Cell
+from analysis.cells import Cell
 from analysis.declared import TableSpec, Where
-from analysis.tables import Entry, Table, count_of, empty_tables, points
+from analysis.tables import Entry, Table, count_of, empty_tables, note_organism, points
 
 
 def tables(spec: TableSpec, cells: Sequence[Cell], where: Where, run: str) -> list[Table]:
@@ -40,5 +40,4 @@ def _row(table: Table, label: str, spec: TableSpec, cells: Sequence[Cell], where
         if place:
             row += [Entry("-")] * 2 if point is None else controllers.against(table, point, base)
     table.rows.append(row)
-    if any(cell.facts.get("model.zoo") for point in found.values() for cell in point.cells):
-        table.note(ORGANISM)
+    note_organism(table, (cell for point in found.values() for cell in point.cells))

@@ -6,11 +6,11 @@ import json
 from collections.abc import Sequence
 
 from analysis import quality
-from analysis.cells import ORGANISM, Cell
+from analysis.cells import Cell
 from analysis.declared import TableSpec, Where
 from analysis.errors import Refused
 from analysis.estimates import Point
-from analysis.tables import Entry, Table, empty_tables, points
+from analysis.tables import Entry, Table, empty_tables, note_organism, points
 
 
 def tables(spec: TableSpec, cells: Sequence[Cell], where: Where, run: str) -> list[Table]:
@@ -32,8 +32,7 @@ def _fill(table: Table, rows: dict[str, Point]) -> None:
     table.header[:] = ["strategy", *columns]
     for label, point in rows.items():
         table.rows.append([Entry(label, point.first), *(_entry(table, point, name, unit) for name, unit in columns.values())])
-    if any(cell.facts.get("model.zoo") for point in rows.values() for cell in point.cells):
-        table.note(ORGANISM)
+    note_organism(table, (cell for point in rows.values() for cell in point.cells))
     table.note(
         "read: how far what the gold continuation's queries read is from what they read of raw, as a share of its norm; after each hop,"
         " a mean over layers, and after the last one by layer; below zero of NLL is better than raw"

@@ -8,6 +8,7 @@ from typing import Any, final
 
 from analysis.cells import Cell, Where
 from analysis.errors import Missing, Refused
+from avpbench.report import bytes_text
 
 DRAWS = 8  # of a random controller, at least
 
@@ -87,7 +88,7 @@ def number(value: float | None, unit: str) -> str:
     if unit == "s":
         return f"{1000 * value:.3g} ms" if abs(value) < 1 else f"{value:.2f} s"
     if unit == "bytes":
-        return _scaled(value)
+        return bytes_text(value)
     kinds = {
         "%": f"{100 * value:.1f}%",
         "points": f"{100 * value:+.1f}",
@@ -96,14 +97,6 @@ def number(value: float | None, unit: str) -> str:
         "eta": f"{value:.2f}",
     }
     return kinds.get(unit, f"{value:.4g}" if unit == "nats" else f"{value:,.0f}" if unit == "count" else f"{value:.3g}")
-
-
-def _scaled(value: float) -> str:
-    for name in ("B", "KiB", "MiB"):
-        if abs(value) < 1024:
-            return f"{value:.0f} {name}" if name == "B" else f"{value:.1f} {name}"
-        value /= 1024
-    return f"{value:.2f} GiB"
 
 
 def spoken(estimate: Estimate, unit: str) -> str:

@@ -47,12 +47,17 @@ def values(cell: Cell, name: str) -> pd.Series:
     found = frame.set_index("sample_id")[column].astype(float).dropna()
     if name != "end_to_end_s":
         return found
-    later = found[found.groupby(_process(cell).reindex(found.index)).cumcount() > 0]
+    later = found[_order(found.index).groupby(_process(cell).reindex(found.index)).rank(method="first") > 1]
     if later.empty:
         raise Refused(
             f"{cell.facts['folder']} timed one problem a process, and the first pays for kernels and allocations; give limit=2 or more"
         )
     return later
+
+
+def _order(ids: pd.Index) -> pd.Series:
+    """The places of problems in the order in which they were run: by the number that an id ends in, not by its letters ("10" < "8")."""
+    return ids.to_series().str.extract(r"(\d+)$", expand=False).astype(float).fillna(-1)
 
 
 def _process(cell: Cell) -> pd.Series:

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from analysis import strategies
+from analysis.bits import fair_contrast
 from analysis.cells import Cell, cells_of, dotted
 from analysis.errors import NoRecords, Refused
 from analysis.estimates import Point, number, spoken
 from analysis.metrics import METRICS
-from analysis.quality import contrast
 from analysis.studies import folders, label_of, load_runs
 from analysis.tables import Entry, Table
 from analysis.timings import entrants
@@ -49,7 +49,7 @@ def _diverges(table: Table, point: Point, reference: Point) -> list[Entry]:
     try:
         if point is reference:
             return [Entry("-")] * 3
-        found = contrast(point, reference, "kl")
+        found = fair_contrast(point, reference, "kl")
     except Refused as error:
         table.refuse(f"KL of {point.label} against {reference.label}", error)
         return [Entry("-")] * 3

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from analysis import quality
-from analysis.cells import MIXTURE, ORGANISM, UNTRAINED, Cell, Place, in_place, usual_place
+from analysis.cells import MIXTURE, UNTRAINED, Cell, Place, in_place, usual_place
 from analysis.declared import TableSpec, Where
 from analysis.errors import NotMeasured, Refused
 from analysis.estimates import Point, number, spoken
-from analysis.tables import Entry, Table, count_of, empty_tables, note_versions, points
+from analysis.tables import Entry, Table, count_of, empty_tables, note_organism, note_versions, points
 
 SENSITIVE, INSENSITIVE = 0.20, 0.05
 _FAILURES = {"num_errors": "failed, and counted as wrong", "num_fallbacks": "handed over as text after all, and analysed as assigned"}
@@ -64,8 +64,7 @@ def fill(table: Table, rows: dict[str, Point], reference: str = "raw") -> None:
         table.note(MIXTURE)
     if any(cell.untrained for cell in cells):
         table.note(UNTRAINED)
-    if any(cell.facts.get("model.zoo") for cell in cells):
-        table.note(ORGANISM)
+    note_organism(table, cells)
     note_versions(table, cells)
     if any(cell.facts.get("load") == "dummy" for cell in cells):
         table.note("random weights: accuracy and KL mean nothing, and are left out")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, final
 
-from analysis.cells import Cell, Where, codes_of
+from analysis.cells import ORGANISM, Cell, Where, codes_of
 from analysis.declared import TableSpec, combinations, filled
 from analysis.errors import NotMeasured, Refused
 from analysis.estimates import Estimate, Point, point_of, spoken
@@ -160,6 +160,12 @@ def empty_tables(spec: TableSpec, where: dict[str, Any]) -> Iterator[tuple[Table
     for chosen in combinations(spec.each):
         suffix = "".join(f"_{key}{value}" for key, value in chosen.items())
         yield Table(spec.name + suffix, filled(spec.title, chosen), []), where | spec.where | chosen
+
+
+def note_organism(table: Table, cells: Iterable[Cell]) -> None:
+    """Says what an embedded model is for, where a cell is of one."""
+    if any(cell.facts.get("model.zoo") for cell in cells):
+        table.note(ORGANISM)
 
 
 def note_versions(table: Table, cells: Sequence[Cell]) -> None:

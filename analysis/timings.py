@@ -10,7 +10,7 @@ from analysis.declared import TableSpec, Where, combinations
 from analysis.errors import NotMeasured, Refused
 from analysis.estimates import Point, number
 from analysis.metrics import METRICS
-from analysis.tables import Entry, Table, empty_tables, note_versions, points
+from analysis.tables import Entry, Table, empty_tables, note_organism, note_versions, points
 from avpbench.breakeven import BreakEven
 from avpbench.report import rate_text, regime_text
 from avpbench.summary import REFERENCE
@@ -67,6 +67,7 @@ def _cells(table: Table) -> list[Cell]:
 def _note_sources(table: Table) -> None:
     """What of the cells differs and is no reason to refuse them: versions of the source, and the rates that etas rest on."""
     cells = _cells(table)
+    note_organism(table, cells)
     note_versions(table, cells)
     rates = [cell.meta["roofline"]["copy_bytes_per_s"] for cell in cells if cell.meta["roofline"]]
     if rates and max(rates) > APART * min(rates):

@@ -1,20 +1,10 @@
 """The errors a user can meet. Each message names what was given, what was wanted and what to do."""
 
-from typing import TypeVar
-
-E = TypeVar("E", bound=Exception)
-
 
 def cause(error: BaseException) -> str:
     """What went wrong below, in a line: the error's kind and the first line of its message."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
-
-
-def bare(error: E) -> E:
-    """The error without where it happened: kept for later, it must not keep a whole run alive."""
-    error.__cause__ = error.__context__ = None
-    return error.with_traceback(None)
 
 
 class AvpBenchError(Exception):

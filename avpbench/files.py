@@ -29,9 +29,9 @@ def read_json(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        raise RecordsError(f"{path} is not readable as JSON ({error}); it is no run's, or was cut off") from error
+        raise RecordsError(f"{path} is not readable as JSON ({error}); it was cut off, or is something else") from error
     if not isinstance(found, dict):
-        raise RecordsError(f"{path} holds no object; it is no run's")
+        raise RecordsError(f"{path} holds no object of JSON; it is something else")
     return found
 
 

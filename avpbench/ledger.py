@@ -5,14 +5,13 @@ A launcher gives back nothing for a job that was killed; what it wrote here rema
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Self, final
 
 from avpbench.failures import Failure
-from avpbench.files import make_folder, write_json
+from avpbench.files import make_folder, read_json, write_json
 
 State = Literal["running", "done", "failed", "impossible", "held", "stopped", "left_out"]
 
@@ -55,7 +54,7 @@ class Ledger:
 
     def entries(self) -> list[Entry]:
         """Every job that has begun, in the order of the grid."""
-        found = [Entry.from_json(json.loads(path.read_text(encoding="utf-8"))) for path in self._folder.glob("*.json")]
+        found = [Entry.from_json(read_json(path)) for path in self._folder.glob("*.json")]
         return sorted(found, key=lambda entry: entry.number)
 
     def num_failed(self) -> int:

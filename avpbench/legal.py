@@ -5,7 +5,6 @@ A strategy's own fields are checked when it is built, and what only a model's fi
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping
 from functools import lru_cache
@@ -16,6 +15,7 @@ from avpbench.checks import flag, number, one_of, whole
 from avpbench.config import model_folder, role_models, strategy_name
 from avpbench.engine.sampling import Sampling
 from avpbench.errors import ConfigError, IncompatibleModels
+from avpbench.files import read_json
 from avpbench.prompts import QUESTION_MODES
 from avpbench.source import class_source
 
@@ -159,5 +159,5 @@ def _window(folder: Path | None) -> int | None:
     file = folder / "config.json" if folder else None
     if file is None or not file.is_file():
         return None
-    found = json.loads(file.read_text(encoding="utf-8")).get("max_position_embeddings")
+    found = read_json(file).get("max_position_embeddings")
     return int(found) if found is not None else None

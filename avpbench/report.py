@@ -18,7 +18,7 @@ def bytes_text(value: float | None) -> str:
     if value is None:
         return "-"
     for unit in ("B", "KiB", "MiB"):
-        if value < 1024:
+        if abs(value) < 1024:
             return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
         value /= 1024
     return f"{value:.2f} GiB"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from avpbench.config import CONF, groups
 
 _HEAD = """\
@@ -25,10 +27,8 @@ Examples:
   python -m avpbench model=llama8b model.load=dummy task=wordmath context=8192 quality=off
 
 Choices (KEY=NAME):"""
-_SHOWN = (
-    "task/gsm8k", "task/wordmath", "strategy/quantized", "strategy/projected", "strategy/auto", "latency/on", "link/remote",
-    "tracker/wandb", "model/tiny",
-)  # fmt: skip
+_KEY = re.compile(r"^(?:  )?([a-z]\w*):", re.MULTILINE)  # of the first two levels
+_NO_KEYS = ("experiment", "hydra/launcher")  # what these hold is an override of keys that stand elsewhere, or Hydra's own
 
 
 def usage() -> str:
@@ -36,11 +36,19 @@ def usage() -> str:
     lines = [_HEAD, *(f"  {group}: {', '.join(choices)}" for group, choices in groups().items())]
     text = (CONF / "config.yaml").read_text(encoding="utf-8")
     lines += ["", "Keys and their defaults:", _indented(text[text.index("\nstudy:") : text.index("\nhydra:")])]
-    for name in _SHOWN:
-        body = (CONF / f"{name}.yaml").read_text(encoding="utf-8")
-        rows = [row for row in body.splitlines() if not row.startswith(("_target_", "#"))]
-        lines += [f"\n{name.replace('/', '=')}:", _indented("\n".join(rows))]
+    for group in (group for group in groups() if group not in _NO_KEYS):
+        bodies = {file.stem: _body(file.read_text(encoding="utf-8")) for file in sorted((CONF / group).glob("*.yaml"))}
+        keys, told = {name: set(_KEY.findall(body)) for name, body in bodies.items()}, set[str]()
+        for name in sorted(bodies, key=lambda name: -bodies[name].count("#")):  # the best told first; others that have more keys
+            if keys[name] - told:
+                lines.append(f"\n{group}={name}:\n{_indented(bodies[name])}")
+            told |= keys[name]
     return "\n".join(lines)
+
+
+def _body(text: str) -> str:
+    """A YAML's own keys: no class, no composition, no remark of the whole file."""
+    return re.sub(r"^(?:_target_:|#|defaults:\n(?:  .*\n)+).*\n?", "", text, flags=re.MULTILINE)
 
 
 def _indented(text: str) -> str:

@@ -49,13 +49,12 @@ def _copy(tensors: list[Tensor], places: Tensor) -> None:
             place.copy_(t)
 
 
-def decode(buffer: memoryview | bytearray | bytes, max_bytes: int | None = None) -> Parcel:
+def decode(buffer: memoryview | bytearray | bytes) -> Parcel:
     """The parcel in these bytes; its tensors are views of them.
 
-    Raises WireError, naming what was wrong, for bytes that are not exactly one undamaged parcel or exceed `max_bytes`.
+    Raises WireError, naming what was wrong, for bytes that are not exactly one undamaged parcel.
     """
     view = memoryview(buffer)
-    _check_limit(view.nbytes, max_bytes)
     if view.readonly:
         view = memoryview(bytearray(view))
     begin = _checked_digest(view)

@@ -231,7 +231,9 @@ def test_a_run_whose_gates_failed_is_not_used(tmp_path: Path) -> None:
         files = again(tmp_path, tmp_path / "runs")
         text = files["BENCHMARKS.md"].decode()
         assert why in text
-        for line in (line for line in text.splitlines() if line.startswith("- ") and why in line):
+        notes = [line for line in text.splitlines() if line.startswith("- ") and why in line]
+        assert notes
+        for line in notes:
             assert f"[{folder.name}][{folder.name[-10:]}]: its validity gates" in line, "a folder that a note names leads to its cell"
         rows = {line.split(" | ")[0]: line for line in text.splitlines() if " | [40][" in line}
         assert "%" not in rows["| text"]

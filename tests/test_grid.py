@@ -191,6 +191,13 @@ def test_what_cannot_run_is_named_and_the_rest_runs(words: list[str], why: str) 
     assert line.startswith("skipped, impossible: ")
 
 
+def test_a_model_whose_files_are_damaged_is_named(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"max_position')
+    found = cells("model.name=mine", f"model.path={tmp_path}", "seed=0,1")
+    assert not found.cells
+    assert all(f"{tmp_path}/config.json is not readable as JSON" in one.why for one in found.impossible)
+
+
 def test_a_deletion_is_no_axis() -> None:
     with pytest.raises(HydraException, match="~task"):
         cells("~task.level,~task.size")

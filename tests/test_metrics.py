@@ -396,6 +396,14 @@ def test_the_first_problem_s_time_is_no_time(tmp_path: Path) -> None:
         quality.values(one.first, "end_to_end_s")
 
 
+def test_the_first_problem_is_the_one_that_was_run_first_not_the_first_word(tmp_path: Path) -> None:
+    """As words, problem 10 comes before problem 8."""
+    one = point(write_run(tmp_path, RAW, num=3))
+    one.first.samples["sample_id"] = ["test-10", "test-11", "test-8"]
+    one.first.samples["end_to_end_s"] = [1.0, 3.0, 100.0]
+    assert quality.values(one.first, "end_to_end_s").to_dict() == {"test-10": 1.0, "test-11": 3.0}
+
+
 def replaced(cell: Cell) -> Cell:
     cell.facts["study"] = "runs"
     return cell

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import weakref
 from pathlib import Path
@@ -18,7 +17,6 @@ import avpbench.engine.load as loading
 from avpbench.__main__ import main
 from avpbench.config import composing
 from avpbench.engine.load import Kept, Source, load
-from avpbench.errors import AvpBenchError, ConfigError, bare
 from avpbench.sweep import opened
 
 OWN = Path(__file__).parent / "conf"
@@ -137,28 +135,6 @@ def test_what_the_next_cell_does_not_ask_for_is_let_go_before_it_loads(monkeypat
     monkeypatch.setattr(loading, "load", looked)
     kept.load([other], CPU, torch.bfloat16)
     assert alive == [False]
-
-
-def test_an_error_that_is_kept_holds_nothing_alive() -> None:
-    class Heavy:
-        pass
-
-    def fail() -> AvpBenchError:
-        heavy = Heavy()
-        found.append(weakref.ref(heavy))
-        try:
-            try:
-                raise ValueError("below")
-            except ValueError as error:
-                raise ConfigError("above") from error
-        except ConfigError as error:
-            return bare(error)
-
-    found: list[weakref.ref[Heavy]] = []
-    error = fail()
-    gc.collect()
-    assert str(error) == "above"
-    assert found[0]() is None
 
 
 @pytest.mark.slow

@@ -19,6 +19,7 @@ from analysis.declared import Axis, Claim, ContrastSpec, Declared, FigureSpec, M
 from analysis.errors import MismatchedSamples, Refused
 from analysis.estimates import Estimate, Point
 from analysis.figures import draw
+from analysis.runs import compare
 from analysis.tables import Entry, Table, joined, markdown
 
 UNIFORM = (*ADAPTIVE, "strategy/controller=uniform")
@@ -51,6 +52,16 @@ def test_controllers_are_contrasted_at_equal_bits_only(tmp_path: Path) -> None:
     table = contrasts.table(study(spec), found)
     assert not table.rows
     assert any("snapkv takes 6.00 true bits, uniform 3.00" in note for note in table.told()), table.told()
+
+
+def test_runs_of_two_controllers_are_compared_at_equal_bits_only(tmp_path: Path) -> None:
+    folders = (
+        write_run(tmp_path, (*UNIFORM, "strategy.budget_bits=3"), kl=lambda k: 0.2, scored_bits=3.0),
+        write_run(tmp_path, (*ADAPTIVE, "strategy.budget_bits=6"), kl=lambda k: 0.1 + k / 1000, scored_bits=6.0),
+    )
+    table = compare(folders)
+    assert any("takes 6.00 true bits" in note for note in table.told()), table.told()
+    assert all(entry.text == "-" for entry in table.rows[1][-3:])
 
 
 def test_one_controller_at_two_prices_is_contrasted_and_both_are_said(tmp_path: Path) -> None:

@@ -84,9 +84,9 @@ def test_bytes_and_writable_buffers_decode_alike() -> None:
 
 def test_oversized_parcels_are_refused() -> None:
     buffer = wire.encode(sample())
-    wire.decode(buffer, max_bytes=len(buffer))
+    wire.Decoder(len(buffer)).feed(buffer)
     with pytest.raises(WireError, match="exceeds the limit"):
-        wire.decode(buffer, max_bytes=len(buffer) - 1)
+        wire.Decoder(len(buffer) - 1).feed(buffer)
 
 
 def resealed(header: bytes, data: bytes = b"") -> bytearray:

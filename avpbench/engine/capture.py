@@ -76,11 +76,6 @@ class Recorder:
         self._hidden: list[Tensor] = []  # [B, N, E]
         self._steps = self._chosen = 0
 
-    @property
-    def queries(self) -> bool:
-        """Whether queries are wanted at all."""
-        return bool(self.needs & {WINDOW, PROBES})
-
     def prefilled(self, heard: Heard) -> None:
         """The prompts' pass."""
         layers = heard.queries

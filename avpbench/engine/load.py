@@ -24,6 +24,7 @@ from avpbench.engine.identity import spec, weights_id
 from avpbench.engine.room import require_room
 from avpbench.errors import ConfigError, NotFound, cause
 from avpbench.estimate import shape_of
+from avpbench.files import read_json
 
 _SCORES = 1.5  # standard deviation of attention's scores under random weights
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -108,7 +109,7 @@ def _folder(folder: Path) -> Path:
 
 def _require_shipped(folder: Path, identity: str) -> None:
     """Raises ConfigError where an embedded model's weights are not those that its training left."""
-    pinned = json.loads((folder / "training.json").read_text())["weights"]
+    pinned = read_json(folder / "training.json")["weights"]
     if identity != pinned:
         raise ConfigError(
             f"the weights in {folder} are not the shipped ones (digest {identity}, wanted {pinned}); reinstall avpbench, or use"

@@ -11,7 +11,7 @@ from avpbench.core import AgentState, KVCache, ModelSpec, Parcel, Prefix
 from avpbench.engine.cache import as_dynamic, as_rows
 from avpbench.engine.engine import Engine
 from avpbench.errors import NotFound, WireError, cause
-from avpbench.strategies.strategy import Strategy, differing, require_same_model
+from avpbench.strategies.strategy import Strategy, require_same_model
 from avpbench.strategies.tokens import pack, tensor, unpack
 
 
@@ -47,9 +47,7 @@ class AvpRaw(Strategy):
         return Parcel(self.card(state, span=cache.span), pack(state) | {"avp": message})
 
     def inject(self, parcel: Parcel, receiver: Engine) -> Prefix:
-        card, spec = self.own(parcel).card, receiver.spec
-        if card.sender != spec:
-            raise WireError(f"parcel from another model: {differing(card.sender, spec)}")
+        spec = self.own_model(parcel, receiver).sender
         token_ids, soft_NE = unpack(parcel, receiver)
         message = tensor(parcel, "avp", torch.uint8, 1)
         try:

@@ -28,7 +28,7 @@ from avpbench.engine.capture import CAPTURES
 from avpbench.engine.engine import Engine
 from avpbench.errors import AvpBenchError, ConfigError, WireError
 from avpbench.strategies.budget import Budget, protected
-from avpbench.strategies.strategy import Parts, Strategy, differing, require_same_model
+from avpbench.strategies.strategy import Parts, Strategy, require_same_model
 from avpbench.strategies.tokens import pack, tensor, unpack
 
 _NO_CODES = ("token_ids", "soft", "levels")
@@ -204,9 +204,7 @@ class Quantized(Strategy):
         return best_N
 
     def inject(self, parcel: Parcel, receiver: Engine) -> Prefix:
-        card, spec = self.own(parcel).card, receiver.spec
-        if card.sender != spec:
-            raise WireError(f"parcel from another model: {differing(card.sender, spec)}")
+        card, spec = self.own_model(parcel, receiver), receiver.spec
         table, bias = _read_card(card, spec)
         token_ids, soft_NE = unpack(parcel, receiver)
         levels_T = tensor(parcel, "levels", torch.uint8, 1)

@@ -9,7 +9,7 @@ import torch
 from avpbench.core import AgentState, KVCache, ModelSpec, Parcel, Prefix
 from avpbench.engine.engine import Engine
 from avpbench.errors import WireError
-from avpbench.strategies.strategy import Strategy, differing, require_same_model
+from avpbench.strategies.strategy import Strategy, require_same_model
 from avpbench.strategies.tokens import pack, tensor, unpack
 
 
@@ -31,9 +31,7 @@ class Raw(Strategy):
         return Parcel(self.card(state, span=cache.span), tensors)
 
     def inject(self, parcel: Parcel, receiver: Engine) -> Prefix:
-        card, spec = self.own(parcel).card, receiver.spec
-        if card.sender != spec:
-            raise WireError(f"parcel from another model: {differing(card.sender, spec)}")
+        card, spec = self.own_model(parcel, receiver), receiver.spec
         token_ids, soft_NE = unpack(parcel, receiver)
         positions_T = tensor(parcel, "positions", torch.int32, 1).long()
         span = card.body.get("span")

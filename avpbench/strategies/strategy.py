@@ -73,6 +73,13 @@ class Strategy(ABC):
             raise WireError(f"got a parcel of kind {parcel.card.kind!r}; {self.kind} opens {', '.join(map(repr, opens))} only")
         return parcel
 
+    def own_model(self, parcel: Parcel, receiver: Engine) -> CacheCard:
+        """The card of a parcel of this kind, if the receiver's model is the sender's; else raises WireError."""
+        card = self.own(parcel).card
+        if card.sender != receiver.spec:
+            raise WireError(f"parcel from another model: {differing(card.sender, receiver.spec)}")
+        return card
+
 
 def differing(a: ModelSpec, b: ModelSpec) -> str:
     """The fields in which two models differ, as words."""

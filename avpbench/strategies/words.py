@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 
-from avpbench.core import LATENT, AgentState, CacheCard, KVCache, Parcel, Prefix, Turn
+from avpbench.core import LATENT, AgentState, CacheCard, Parcel, Prefix, Turn
 from avpbench.engine.batch import Start
 from avpbench.engine.continuation import Speech
 from avpbench.engine.engine import Engine
@@ -47,9 +47,8 @@ def fallback(state: AgentState, sender: Engine, reason: str, max_tokens: int) ->
 def _spoken(state: AgentState, sender: Engine, max_tokens: int) -> tuple[Turn, int]:
     if state.token_ids[-1] != LATENT:
         return state.turn, 0
-    cache = state.cache  # its last thought is read again, for the logits of the first word
-    halves = [tuple(t[:, :-1] for t in half) for half in (cache.keys_HTD, cache.values_HTD)]
-    ahead = KVCache(halves[0], halves[1], cache.positions_T[:-1], cache.span - 1)
+    cache = state.cache
+    ahead = cache.first(cache.span - 1)  # its last thought is read again, for the logits of the first word
     start = Start(Prefix(token_ids=state.token_ids, soft_NE=state.soft_NE, cache=ahead), ())
     bound = min(max_tokens, sender.window - cache.span)
     done = sender.speak([start], [Speech(bound, generator("fallback"))], Sampling())[0]

@@ -99,7 +99,6 @@ class Op:
 
     templates: tuple[str, ...]
     calc: str
-    updates: bool = False  # changes a person's quantity instead of giving a new person one
     people: int = 1  # earlier quantities used
     numbers: tuple[tuple[int, int], ...] = ((2, 30),)
 
@@ -120,10 +119,10 @@ RELATIONS = (
     Op(("{B} has {m} packs of {n} {o} each.", "{B} owns {m} packs with {n} {o} in each.", "The {o} of {B} come in {m} packs that hold {n} apiece.", "{n} {o} lie in each of the {m} drawers of {B}."), "{n} * {m}", people=0, numbers=((2, 20), (2, 9))),
 )
 UPDATES = (
-    Op(("Then {A} buys {n} more {o}.", "{A} finds {n} more {o}.", "An aunt brings {A} another {n} {o}.", "The pile of {A} grows by {n} {o}."), "{x} + {n}", updates=True),
-    Op(("Then {A} loses {n} {o}.", "{A} gives away {n} {o}.", "A dog runs off with {n} of the {o} of {A}.", "The pile of {A} shrinks by {n} {o}."), "{x} - {n}", updates=True),
-    Op(("Then {A} gives away half of the {o}.", "{A} loses half of the {o}.", "{A} parts with one in two of the {o}.", "Every second one of the {o} leaves {A}."), "{x} / 2", updates=True, numbers=()),
-    Op(("Then {A} doubles the number of {o}.", "{A} gets as many {o} again.", "The {o} of {A} grow to twice their number.", "For each of the {o}, {A} is given one more."), "{x} * 2", updates=True, numbers=()),
+    Op(("Then {A} buys {n} more {o}.", "{A} finds {n} more {o}.", "An aunt brings {A} another {n} {o}.", "The pile of {A} grows by {n} {o}."), "{x} + {n}"),
+    Op(("Then {A} loses {n} {o}.", "{A} gives away {n} {o}.", "A dog runs off with {n} of the {o} of {A}.", "The pile of {A} shrinks by {n} {o}."), "{x} - {n}"),
+    Op(("Then {A} gives away half of the {o}.", "{A} loses half of the {o}.", "{A} parts with one in two of the {o}.", "Every second one of the {o} leaves {A}."), "{x} / 2", numbers=()),
+    Op(("Then {A} doubles the number of {o}.", "{A} gets as many {o} again.", "The {o} of {A} grow to twice their number.", "For each of the {o}, {A} is given one more."), "{x} * 2", numbers=()),
 )
 BASE = Op(("{B} has {n} {o}.", "{B} owns {n} {o}.", "There are {n} {o} that belong to {B}.", "Count the {o} of {B}: {n}."), "{n}", people=0, numbers=((2, 60),))
 REMARKS = (  # sentences with a number that nothing rests on; {A} is somebody of the story

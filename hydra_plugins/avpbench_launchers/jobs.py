@@ -18,6 +18,7 @@ from hydra.core.utils import JobReturn, JobStatus, filter_overrides
 from avpbench.errors import ConfigError, LaunchFailed, cause
 from avpbench.failures import Failure, scheduler_job, write
 from avpbench.ledger import Entry, Ledger, distinct
+from avpbench.meter import now_s
 
 try:
     from hydra_plugins.hydra_submitit_launcher.submitit_launcher import BaseSubmititLauncher
@@ -150,9 +151,9 @@ class SlurmJobs(_Jobs):
 
     def _ended(self, alive: dict[int, Any]) -> list[int]:
         answered = [number for number, job in alive.items() if job.paths.result_pickle.exists()]
-        if time.monotonic() - self._looked < _LOOK_S:
+        if now_s() - self._looked < _LOOK_S:
             return answered
-        self._looked = time.monotonic()
+        self._looked = now_s()
         asked = subprocess.run(
             ["squeue", "-h", "-r", "-o", "%i %T (%r)", "-u", str(os.getuid())], capture_output=True, text=True, check=False
         )
@@ -168,9 +169,9 @@ class SlurmJobs(_Jobs):
 
     def _say(self, states: Sequence[str]) -> None:
         """Now and then, what the jobs wait for."""
-        if time.monotonic() - self._told < _TELL_S:
+        if now_s() - self._told < _TELL_S:
             return
-        self._told = time.monotonic()
+        self._told = now_s()
         print("avpbench: " + ", ".join(f"{states.count(state)} {state}" for state in sorted(set(states))), flush=True)
 
     def _fate(self, job: Any) -> str:
