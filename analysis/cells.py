@@ -10,6 +10,7 @@ from typing import Any, cast, final
 
 import pandas as pd
 
+from analysis.bounds import tightened
 from analysis.errors import Refused
 from analysis.studies import Study
 from avpbench.meta import CLOCKWORK
@@ -81,7 +82,9 @@ def _is(fact: Any, wanted: Any) -> bool:
 
 def cells_of(study: Study) -> list[Cell]:
     """A study's cells, in the order of their folders' names."""
-    frames = {kind: _by_cell(getattr(study, kind)) for kind in ("samples", "latency", "fidelity")}
+    frames = {
+        kind: _by_cell(frame) for kind, frame in (("samples", study.samples), ("latency", tightened(study)), ("fidelity", study.fidelity))
+    }
     found = []
     for name, one in sorted(study.cells.items(), key=lambda item: str(item[1]["folder"])):
         parts = {kind: frames[kind].get(name, pd.DataFrame()) for kind in frames}

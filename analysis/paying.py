@@ -35,7 +35,7 @@ def break_even(point: Point) -> BreakEven:
     """
     found = timing.blocks(point, "handoff", (point.entrant, REFERENCE))
     cell = point.first
-    if not timing.leads(np.log(found[REFERENCE] / found[point.entrant]), floor := max(map(abs, timing.self_ratio(point)))):
+    if not timing.leads(np.log(found[REFERENCE] / found[point.entrant]), floor := max(map(abs, timing.self_ratio(point, "handoff")))):
         folder = cell.facts["folder"]
         raise Refused(f"{folder}: neither it nor re-prefill is ahead through memory by more than A/A's {floor:.3f}: no break-even is told")
     return measure(_records(cell), point.entrant, REFERENCE, cell.facts.get("bandwidth") is not None, None)

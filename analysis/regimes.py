@@ -35,7 +35,7 @@ def _floor(points: Mapping[str, Point]) -> float:
     cells = {point.first.facts["folder"]: point.first for point in points.values()}
     if len(cells) > 1:
         raise Refused(f"who is fastest is told of ways that were timed in one cell, not in {', '.join(sorted(cells))}")
-    return max(map(abs, timing.self_ratio(next(iter(points.values())))))
+    return max(map(abs, timing.self_ratio(next(iter(points.values())), "handoff")))
 
 
 def _spent(point: Point) -> Spent:

@@ -67,9 +67,19 @@ def blocks(point: Point, clock: str, entrants: tuple[str, ...], column: str = "s
 
 
 def setting(cells: Iterable[Cell]) -> str:
-    """What stands beside every speed-up of these cells: the batch, the hop, and s, the new tokens that the receiver read of its own."""
+    """What stands beside every speed-up of these cells: batch, hop, s (new tokens that the receiver read of its own), model, place."""
+    cells = list(cells)
     new = sorted({int(count) for cell in cells for count in cell.latency.get("new_tokens", [])})
-    return f"batch 1, last hop, s = {' or '.join(map(str, new))}"
+    where = sorted({_where(cell) for cell in cells})
+    return f"batch 1, last hop, s = {' or '.join(map(str, new))}; {'; '.join(where)}"
+
+
+def _where(cell: Cell) -> str:
+    who, threads = cell.meta["identity"], cell.meta.get("threads")
+    model = f"{cell.facts.get('model.name')}{' with random weights' if cell.facts.get('load') == 'dummy' else ''}"
+    return f"{model}, {who['dtype']}, {who['device']}" + (
+        f", {threads} thread{'s' if threads != 1 else ''}" if threads and not cell.on_cuda else ""
+    )
 
 
 def groups(values: pd.Series) -> list[NDArray[np.float64]]:
@@ -92,9 +102,8 @@ def seconds(point: Point, clock: str) -> Estimate:
 
 
 def _limits(point: Point, clock: str, name: str) -> pd.Series:
-    """A block's limit: the least that any process's rates gave a prefix of its length, since a limit must not be too late."""
-    found, length = (blocks(point, clock, (name,), column)[name] for column in ("limit_s", "prefix_tokens"))
-    return found.groupby(length).transform("min")
+    """A block's limit."""
+    return blocks(point, clock, (name,), "limit_s")[name]
 
 
 def limit(point: Point, clock: str) -> Estimate:
@@ -129,7 +138,7 @@ def speedup(point: Point, clock: str) -> Estimate:
     """exp of the mean over blocks of log(T_reprefill / T). On a GPU where re-prefill is far from its limit, T_limit of re-prefill
     takes its place, and the note says so. Raises Refused where A/A was unsound or not measured."""
     found = blocks(point, clock, (point.entrant, REFERENCE))
-    _sound(point)
+    _sound(point, clock)
     if (near := _slack(point, clock)) is not None:
         bound = _limits(point, _whole(clock), REFERENCE)
         note = f"against the limit of re-prefill, whose eta is {near:.2f}"
@@ -137,24 +146,24 @@ def speedup(point: Point, clock: str) -> Estimate:
     return _estimate(point, np.log(found[REFERENCE] / found[point.entrant]), log=True)
 
 
-def self_ratio(point: Point) -> tuple[float, float]:
-    """A/A: the 95% interval of the log ratio of one strategy, run twice in a block, to itself. Its ends are the wider ones of a t
-    interval over blocks, which few blocks want, and of the ratios' own bootstrap, which knows processes.
+def self_ratio(point: Point, clock: str) -> tuple[float, float]:
+    """A/A by the clock: the 95% interval of the log ratio of one strategy, run twice in a block, to itself. Its ends are the wider ones
+    of a t interval over blocks, which few blocks want, and of the ratios' own bootstrap, which knows processes.
 
     Raises Refused where it was not measured.
     """
-    return _self_ratio(point.first)
+    return _self_ratio(point.first, clock)
 
 
 @cache
-def _self_ratio(cell: Cell) -> tuple[float, float]:
+def _self_ratio(cell: Cell, clock: str) -> tuple[float, float]:
     frame = cell.latency
-    host = frame[(frame.clock == "host") & ~frame.fell_back & frame.strategy.isin(frame.strategy[frame.aa])]
-    once, again = (_means_of_blocks(host[host.aa == second])["seconds"] for second in (False, True))
+    own = frame[(frame.clock == clock) & ~frame.fell_back & frame.strategy.isin(frame.strategy[frame.aa])]
+    once, again = (_means_of_blocks(own[own.aa == second])["seconds"] for second in (False, True))
     ratio = np.log(again / once).dropna()
     if len(ratio) < 2:
         raise Refused(
-            f"{cell.facts['folder']}: one strategy was never timed against itself in two blocks (gates=full and latency.repeats=2 do), "
+            f"{cell.facts['folder']}: one strategy was never timed against itself in two blocks (gates=full latency.repeats=8 do so), "
             "so no ratio of it is published"
         )
     blocks_alone = stats.t.interval(0.95, len(ratio) - 1, loc=ratio.mean(), scale=stats.sem(ratio))
@@ -168,12 +177,14 @@ def leads(log_ratio: pd.Series, floor: float) -> bool:
     return low > floor or high < -floor
 
 
-def _sound(point: Point) -> None:
-    """Raises Refused where one strategy, run twice in a block, differed from itself, or was not run twice."""
-    low, high = self_ratio(point)
+def _sound(point: Point, clock: str) -> None:
+    """Raises Refused where one strategy, run twice in a block, differed from itself by the clock, or was not run twice."""
+    low, high = self_ratio(point, clock)
     if not -AA_LIMIT <= low <= high <= AA_LIMIT:
         folder = point.first.facts["folder"]
-        raise Refused(f"{folder}: A/A is unsound ({low:+.3f} to {high:+.3f} in log ratio), so no ratio of it is published")
+        raise Refused(
+            f"{folder}: A/A is unsound by the {clock} clock ({low:+.3f} to {high:+.3f} in log ratio), so no ratio of it is published"
+        )
 
 
 def _whole(clock: str) -> str:
@@ -193,7 +204,7 @@ def faster(point: Point, clock: str, reference: str) -> tuple[Estimate, float]:
     Raises Refused where `speedup` would, and where re-prefill is no reference.
     """
     found = blocks(point, clock, (point.entrant, reference))
-    _sound(point)
+    _sound(point, clock)
     if reference == REFERENCE and (near := _slack(point, clock)) is not None:
         raise Refused(f"{point.first.facts['folder']}: re-prefill runs at {near:.2f} of its limit, too far for a reference")
     ratio = np.log(found[reference] / found[point.entrant])

@@ -24,7 +24,7 @@ from analysis.estimates import Point, number, point_of
 from analysis.metrics import METRICS, metric
 from analysis.runs import report
 from analysis.stats import bootstrap, sign_flips
-from analysis.studies import load_runs
+from analysis.studies import Study, load_runs
 
 RAW, TEXT = ("study=t", "chain=2", "strategy=raw"), ("study=t", "chain=2", "strategy=text")
 ADAPTIVE = ("study=t", "chain=2", "strategy=adaptive")
@@ -206,7 +206,7 @@ def test_what_is_timed_says_its_batch_and_its_new_tokens(tmp_path: Path) -> None
     (table,) = timings.tables(TableSpec("t", "timings", "title", {"raw": {"entrant": "raw"}}), [one], {}, "run")
     assert "batch 1, last hop, s = 16" in " ".join(table.told())
     one.latency.loc[one.latency.block == 0, "new_tokens"] = 180
-    assert timing.setting([one]) == "batch 1, last hop, s = 16 or 180"
+    assert timing.setting([one]) == "batch 1, last hop, s = 16 or 180; tiny, float32, cpu-x86_64, 1 thread"
 
 
 def test_runs_of_a_block_are_one_number(tmp_path: Path) -> None:
@@ -225,13 +225,28 @@ def test_runs_of_a_block_are_one_number(tmp_path: Path) -> None:
     assert paying.break_even(raw).break_even_bps == pytest.approx(8 * (10_000 - 400) / (1.4 * 0.06), rel=0.05)
 
 
+def point_in(study: Study, name: str) -> float:
+    """eta of raw in the study's cell of this name."""
+    (cell,) = (cell for cell in cells_of(study) if cell.hash == name)
+    return metric("ttft_host_eta").compute(Point("raw", (cell,), "raw"), None).value
+
+
 def test_the_limit_is_that_of_the_best_process(tmp_path: Path) -> None:
-    one = point(timed(tmp_path))
-    usual = metric("ttft_host_eta").compute(one, None).value
-    frame = one.first.latency
-    frame.loc[frame.process == "p3", "limit_s"] /= 2
-    timing._sorted_out.cache_clear()
-    assert metric("ttft_host_eta").compute(one, None).value == pytest.approx(usual / 2)
+    """Of its own length, and of longer prefixes too: what those can be done in is no less. Another dtype's is another matter."""
+    settings = (("latency.prefix_tokens=300",), ("latency.prefix_tokens=600",), ("latency.prefix_tokens=600", "dtype=bfloat16"))
+    paths = [
+        write_run(tmp_path, (*RAW, *words), 8, entrants={"raw": 0.01, "reprefill": 0.08}, identity={"dtype": words[1:] or "float32"})
+        for words in settings
+    ]
+    study = load_runs(paths)
+    study.latency["limit_s"] = 0.003
+    frame, names = study.latency, [json.loads((path / "meta.json").read_text())["cell"] for path in paths]
+    usual = [point_in(study, name) for name in names]
+    frame.loc[(frame.cell == names[0]) & (frame.process == "p3"), "limit_s"] /= 2
+    frame.loc[(frame.cell == names[2]), "limit_s"] /= 8
+    assert [point_in(study, name) / before for name, before in zip(names, usual, strict=True)] == pytest.approx([1 / 2, 1, 1 / 8])
+    frame.loc[(frame.cell == names[1]) & (frame.process == "p3"), "limit_s"] /= 4
+    assert [point_in(study, name) / before for name, before in zip(names, usual, strict=True)] == pytest.approx([1 / 4, 1 / 4, 1 / 8])
 
 
 def test_a_table_of_times_says_how_many_blocks_and_what_differs(tmp_path: Path) -> None:
@@ -293,19 +308,25 @@ def test_an_unsound_a_a_publishes_no_ratio(tmp_path: Path) -> None:
     assert timing.speedup(point(sound), "host").value == pytest.approx(8, rel=0.02)
     with pytest.raises(Refused, match="never timed against itself"):
         timing.speedup(point(timed(tmp_path / "never", aa=False)), "host")
-    with pytest.raises(Refused, match=r"A/A is unsound \(\+0\.01. to \+0\.03"):
+    with pytest.raises(Refused, match=r"A/A is unsound by the host clock \(\+0\.01. to \+0\.03"):
         timing.speedup(unsound(point(sound)), "host")
+    by_handoff = point(sound)
+    frame = by_handoff.first.latency
+    frame.loc[frame.aa & (frame.clock == "handoff"), "seconds"] *= 1.05
+    assert timing.speedup(by_handoff, "host").value == pytest.approx(8, rel=0.02), "each clock has its own"
+    with pytest.raises(Refused, match="A/A is unsound by the handoff clock"):
+        timing.speedup(by_handoff, "handoff")
 
 
 def test_a_a_is_of_the_records_and_knows_processes(tmp_path: Path) -> None:
     """The wider ends: processes that are each steady and differ widen the bootstrap, three blocks the t interval."""
     steady = point(timed(tmp_path))
-    assert -0.01 < timing.self_ratio(steady)[0] < timing.self_ratio(steady)[1] < 0.01
+    assert -0.01 < timing.self_ratio(steady, "host")[0] < timing.self_ratio(steady, "host")[1] < 0.01
     apart = {(f"p{p}", 4 * p + k): 0.02 * (p - 2) for p in range(5) for k in range(4)}
-    by_process = timing.self_ratio(rerun(steady, apart))
+    by_process = timing.self_ratio(rerun(steady, apart), "host")
     assert by_process == pytest.approx(bootstrap([[0.02 * (p - 2)] * 4 for p in range(5)], by_size=True))
     ratios = [0.008, -0.004, -0.001]
-    few = timing.self_ratio(rerun(steady, {("p0", k): ratio for k, ratio in enumerate(ratios)}))
+    few = timing.self_ratio(rerun(steady, {("p0", k): ratio for k, ratio in enumerate(ratios)}), "host")
     assert few == pytest.approx(stats.t.interval(0.95, 2, loc=np.mean(ratios), scale=stats.sem(ratios)))
 
 
