@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, cast, final
 
+import numpy as np
 import pandas as pd
 
 from analysis.bounds import tightened
@@ -25,6 +26,7 @@ UNTRAINED = (
     "avpbench/zoo/README.md says what each was trained for"
 )
 ORGANISM = "an embedded model is a model organism: it shows whether a hand-off carries what it should; its timings measure Python"
+KL_ROUNDING = 1e-3  # nats a token: of a sum of rounded terms
 _SAME = ("device", "dtype", "prompts", "data")
 Place = tuple[str, ...]  # device, dtype, wording; of times also CLOCKWORK: what points of a figure and rows of a table share
 _SHORT = {  # facts that studies select by, and where the config has them
@@ -122,6 +124,22 @@ def _disorder(cell: dict[str, Any], parts: dict[str, pd.DataFrame]) -> str | Non
             return f"it has several records of {kind} for {twice[0]}"
     if len(parts["samples"]) and parts["samples"].correct.isna().any():
         return "it has samples that are neither right nor wrong"
+    return _impossible(cell["summary"], parts)
+
+
+def _impossible(summary: dict[str, Any], parts: dict[str, pd.DataFrame]) -> str | None:
+    """Which of its records hold what no run writes."""
+    samples, timed, kl = parts["samples"], parts["latency"], parts["fidelity"].get("kl")
+    if len(timed):
+        seconds = pd.to_numeric(timed.seconds, errors="coerce").where(
+            (timed.clock == "export") | (timed.seconds >= 0)
+        )  # that is a difference
+        if not np.isfinite(seconds).all():
+            return "it has timed blocks whose seconds are no number, or below zero"
+    if kl is not None and not (pd.to_numeric(kl, errors="coerce").between(-KL_ROUNDING, np.inf, inclusive="left")).all():
+        return "it has scores whose KL is no number, or below zero by more than rounding"
+    if len(samples) and len(samples) == summary["num_samples"] and abs(samples.correct.mean() - summary["accuracy"]) > 1e-6:
+        return f"{samples.correct.mean():.1%} of its samples are right, and its summary says {summary['accuracy']:.1%}"
     return None
 
 
@@ -205,8 +223,3 @@ def in_place(cells: Sequence[Cell], place: Place, timed: bool = False) -> None:
 def _place(cell: Cell, timed: bool) -> Place:
     found = [str(cell.meta["identity"][key]) for key in ("device", "dtype", "prompts")]
     return tuple(found + [f"{key} {cell.meta.get(key)}" for key in CLOCKWORK if timed])
-
-
-def codes_of(cells: Iterable[Cell]) -> set[str]:
-    """The versions of the source that the cells ran."""
-    return {str(cell.meta["identity"]["code"]) for cell in cells}

@@ -15,7 +15,7 @@ from analysis.errors import Missing, Refused
 from analysis.estimates import Estimate, Point, number, point_of, spoken
 from analysis.metrics import metric
 from analysis.stats import detectable, holm
-from analysis.tables import Entry, Table, note_organism
+from analysis.tables import Entry, Table, note_organism, note_versions
 
 LEVEL = 0.05
 SEEDS = 3
@@ -58,6 +58,7 @@ def table(study: Declared, cells: Sequence[Cell]) -> Table:
             shown.note(f"{name}: {one.effect.note}", *one.effect.cells)
     if timed := [cell for spec, one in found.values() if spec.metric in timing.CLOCKS for cell in one.effect.cells]:
         shown.note(f"{', '.join(timing.CLOCKS)}: {timing.setting(timed)}")
+    note_versions(shown, dict.fromkeys(cell for _, one in found.values() for cell in one.effect.cells))
     note_organism(shown, (cell for _, one in found.values() for cell in one.effect.cells))
     shown.note(f"named before the records where the name does not say otherwise; Holm over {len(names)}")
     shown.note(
@@ -94,7 +95,7 @@ def _measured(spec: ContrastSpec, cells: Sequence[Cell], where: Where, run: str)
 
 def _ends(effect: Estimate) -> tuple[float, float]:
     """Its interval. Raises Refused where it has none: a contrast without one is no contrast."""
-    if effect.low is None or effect.high is None:
+    if effect.low is None or effect.high is None or not math.isfinite(effect.value + effect.low + effect.high):
         raise Refused(f"{effect.cells[0].facts['folder']}: a single number without an interval")
     return effect.low, effect.high
 

@@ -14,7 +14,9 @@ from typing import Any, Literal, TypeVar, final, get_args, get_origin, get_type_
 
 import yaml
 
-from analysis.errors import Undeclared
+from analysis.errors import Refused, Undeclared
+from analysis.metrics import metric
+from analysis.timing import CLOCKS
 
 EXPERIMENTS = Path("experiments")
 _BLOCK = re.compile(r"^```yaml\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -223,6 +225,13 @@ def _made(path: Path, kind: type[_T], values: dict[str, Any]) -> _T:
     for name, hint in get_type_hints(kind).items():
         if get_origin(hint) is Literal and name in values and values[name] not in get_args(hint):
             raise Undeclared(f"{path}: {name} of a {kind.__name__} is {values[name]!r}; it is one of {', '.join(get_args(hint))}")
+    if (wanted := values.get("metric")) and wanted not in CLOCKS:
+        try:
+            metric(wanted)
+        except Refused as error:
+            raise Undeclared(
+                f"{path}: {kind.__name__} {values.get('name', values.get('label', values.get('title')))!r}: {error}"
+            ) from error
     return kind(**values)
 
 

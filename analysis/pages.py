@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator
 from typing import Any
 
@@ -32,7 +33,7 @@ def page(cell: Cell, transcripts: pd.DataFrame) -> str:
     lines = [f"# {cell.facts['folder']}", "", f"Study `{cell.study}`, cell `{cell.hash}`.", ""]
     if cell.problem:
         lines += [f"**Not used: {cell.problem}.**", ""]
-    lines += ["```", f"python {' '.join(map(_bare, meta['command']))}", "```", "", "| number | |", "|---|---:|"]
+    lines += ["```", _command(meta["command"]), "```", "", "| number | |", "|---|---:|"]
     lines += [f"| `{key}` | {number(cell.facts[key], unit)} |" for key, unit in _NUMBERS.items() if cell.facts.get(key) is not None]
     lines += ["", *(markdown(table, level=2) for table in entrants(cell)), "| identity | |", "|---|---|"]
     lines += [f"| {key} | `{value}` |" for key, value in sorted(meta["identity"].items())]
@@ -48,8 +49,10 @@ def page(cell: Cell, transcripts: pd.DataFrame) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _bare(word: str) -> str:
-    return "-m avpbench" if word == "avpbench" or word.endswith("__main__.py") else word
+def _command(words: list[str]) -> str:
+    """What runs the cell again: a study's own cell is a grid of one."""
+    grid = ["-m"] if any(word.startswith("experiment=") for word in words) and "-m" not in words else []
+    return f"python -m avpbench {shlex.join([*grid, *words[1:]])}"
 
 
 def _transcript(row: Any) -> Iterator[str]:

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from analysis.errors import Damaged, Unfinished
-from avpbench.files import read_json
+from avpbench.files import read_json, whole_lines
 
 PUBLISHED = Path("results/published")
 KINDS = ("samples", "latency", "fidelity")
@@ -39,6 +39,8 @@ def publish(study: str, runs: Path, published: Path = PUBLISHED, some: bool = Fa
     finished = [p for p in folders if p not in unfinished]
     if not finished:
         raise Unfinished(f"{runs / study} holds no finished run; run the study, or name another store with --runs")
+    for folder in finished:
+        _require_all(folder)
     published.mkdir(parents=True, exist_ok=True)
     out = published / study
     cells, tables = _together(out, finished)
@@ -52,6 +54,7 @@ def publish(study: str, runs: Path, published: Path = PUBLISHED, some: bool = Fa
                     columns,
                     Path(made, f"{kind}.parquet"),
                     compression="zstd",
+                    write_page_checksum=True,
                     compression_level=19,
                     dictionary_pagesize_limit=_DICTIONARY_BYTES,
                 )
@@ -89,6 +92,16 @@ def _published(out: Path) -> tuple[list[dict[str, Any]], dict[str, list[dict[str
         return cells, {kind: pq.read_table(path).to_pylist() if path.exists() else [] for kind, path in paths.items()}
     except (ValueError, OSError, pa.ArrowInvalid) as error:
         raise Damaged(f"{out} cannot be read ({str(error)[:80]}); {MEND}") from error
+
+
+def _require_all(folder: Path) -> None:
+    """Raises Damaged where the summary, whose numbers a cell's page shows, is of fewer samples than are there."""
+    told, there = read_json(folder / "summary.json")["num_samples"], len(whole_lines(folder / "samples.jsonl")[0])
+    if told < there:
+        raise Damaged(
+            f"{folder} has {there} samples, and its summary is of {told}: a later visit had a smaller limit; run its cell again with "
+            f"limit={there}, which runs nothing and sums up all"
+        )
 
 
 def is_finished(folder: Path) -> bool:

@@ -19,6 +19,7 @@ TEXT = ("turns", "hops", "completion", "error")  # columns that only transcripts
 _EMPTY: dict[str, list[str]] = {"cell": []}  # records of which there are none
 _PARTS = {  # what no table can do without, of a cell and of each kind of record
     "meta": {"cell", "command", "config", "gates", "identity", "notes", "roofline"},
+    "meta.identity": {"device", "dtype", "prompts", "data", "code", "libraries", "weights"},
     "summary": {"label", "strategy", "chain", "num_samples", "num_scored", "num_blocks"}, "records": set(KINDS),
 }  # fmt: skip
 _COLUMNS = {
@@ -49,7 +50,7 @@ def names(published: Path = PUBLISHED) -> list[str]:
 
 
 def load(study: str, published: Path = PUBLISHED, text: bool = True) -> Study:
-    """A published study; without `text`, no transcripts. A file that cannot be read makes every cell damaged."""
+    """A published study; without `text`, no transcripts. A file that cannot be read makes every cell damaged that has records in it."""
     folder = published / study
     if not (folder / "cells.json").exists():
         raise NoRecords(f"no study {study!r} in {published}; there are {', '.join(names(published)) or 'none'}{_looked(published)}")
@@ -58,7 +59,8 @@ def load(study: str, published: Path = PUBLISHED, text: bool = True) -> Study:
         cells = {c["meta"]["cell"]: c for c in map(_whole, found)}
     except (ValueError, KeyError, TypeError) as error:
         raise Damaged(f"{folder / 'cells.json'} cannot be read ({type(error).__name__}: {error}); {MEND}") from error
-    frames, damaged = {}, {}
+    frames: dict[str, pd.DataFrame] = {}
+    damaged: dict[str, str] = {}
     for kind in KINDS:
         try:
             frames[kind] = _read(folder / f"{kind}.parquet", text)
@@ -66,13 +68,15 @@ def load(study: str, published: Path = PUBLISHED, text: bool = True) -> Study:
                 raise KeyError(f"no column {', '.join(sorted(absent))}")
         except (OSError, pa.ArrowInvalid, KeyError) as error:
             frames[kind] = pd.DataFrame(_EMPTY)
-            damaged = dict.fromkeys(cells, f"{folder / f'{kind}.parquet'} cannot be read ({str(error)[:80]}); {MEND}")
+            why = f"{folder / f'{kind}.parquet'} cannot be read ({str(error)[:80]}); {MEND}"
+            damaged |= {name: why for name, cell in cells.items() if cell["records"][kind]}
     return Study(study, cells, **frames, damaged=damaged)
 
 
 def _whole(cell: dict[str, Any]) -> dict[str, Any]:
     """The cell. Raises KeyError where it lacks what tables are made from."""
-    if absent := [f"{part}.{key}" for part, keys in _PARTS.items() for key in sorted(keys - cell[part].keys())]:
+    parts = {**cell, "meta.identity": cell["meta"].get("identity", {})}
+    if absent := [f"{part}.{key}" for part, keys in _PARTS.items() for key in sorted(keys - parts[part].keys())]:
         raise KeyError(f"{cell.get('folder')} lacks {', '.join(absent)}")
     return cell
 
@@ -81,7 +85,7 @@ def _read(path: Path, text: bool) -> pd.DataFrame:
     if not path.exists():
         return pd.DataFrame(_EMPTY)
     columns = None if text else [name for name in pq.read_schema(path).names if name not in TEXT]
-    return pq.read_table(path, columns=columns).to_pandas()
+    return pq.read_table(path, columns=columns, page_checksum_verification=True).to_pandas()
 
 
 def transcripts(study: str, num_samples: int, published: Path = PUBLISHED) -> pd.DataFrame:

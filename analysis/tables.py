@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, final
 
-from analysis.cells import ORGANISM, Cell, Where, codes_of
+from analysis.cells import ORGANISM, Cell, Where
 from analysis.declared import TableSpec, combinations, filled
 from analysis.errors import NotMeasured, Refused
 from analysis.estimates import Estimate, Point, point_of, spoken
@@ -168,10 +168,15 @@ def note_organism(table: Table, cells: Iterable[Cell]) -> None:
         table.note(ORGANISM)
 
 
-def note_versions(table: Table, cells: Sequence[Cell]) -> None:
-    """Says that its cells ran several versions of the source, where they did."""
-    if len(codes := codes_of(cells)) > 1:
-        table.note(f"cells of {len(codes)} versions of the source stand side by side", *cells)
+def note_versions(table: Table, cells: Iterable[Cell]) -> None:
+    """Says in what its cells differ that may stand side by side and not be contrasted, and in what they may have run at two times."""
+    cells = list(cells)
+    for key, what in (("code", "versions of the source"), ("libraries", "versions of torch, transformers or tokenizers")):
+        if (number := len({str(cell.meta["identity"][key]) for cell in cells})) > 1:
+            table.note(f"cells of {number} {what} stand side by side", *cells)
+    for key in ("device", "dtype"):
+        if len(found := sorted({str(cell.meta["identity"][key]) for cell in cells})) > 1:
+            table.note(f"cells of several {key}s stand side by side: {', '.join(found)}", *cells)
 
 
 def points(table: Table, cells: Sequence[Cell], rows: Mapping[str, Where], where: Where, run: str) -> dict[str, Point]:

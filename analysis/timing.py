@@ -183,7 +183,7 @@ def _sound(point: Point, clock: str) -> None:
     if not -AA_LIMIT <= low <= high <= AA_LIMIT:
         folder = point.first.facts["folder"]
         raise Refused(
-            f"{folder}: A/A is unsound by the {clock} clock ({low:+.3f} to {high:+.3f} in log ratio), so no ratio of it is published"
+            f"{folder}: A/A is unsound by the {clock} clock ({low:+.4f} to {high:+.4f} in log ratio), so no ratio of it is published"
         )
 
 
