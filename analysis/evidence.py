@@ -18,7 +18,7 @@ from analysis.errors import Damaged
 from analysis.figures import Drawn, draw
 from analysis.publish import LIMIT_BYTES, PUBLISHED, folder_bytes
 from analysis.studies import load, names, transcripts
-from analysis.tables import Link, Table, as_csv, markdown
+from analysis.tables import Link, Table, as_csv, markdown, to_cell
 
 OUTPUTS = ("results/figures", "results/tables", "results/cells")
 _TABLES = {
@@ -134,7 +134,7 @@ def _told(chapter: Chapter, link: Link) -> str:
     for figure in chapter.figures:
         if figure.files:
             lines += [f"![{figure.name}](results/figures/{figure.name}.svg)", "", f"**{figure.name}.** {figure.caption}", ""]
-            lines += [f"- cells: {', '.join(f'[{cell.hash}][{link(cell)}]' for cell in figure.cells)}", ""]
+            lines += [f"- cells: {', '.join(to_cell(cell, link) for cell in figure.cells)}", ""]
         else:
             lines += [f"**{figure.name}** is not drawn.", ""]
         lines += [*(f"- {gap}" for gap in figure.gaps), *([""] if figure.gaps else [])]

@@ -109,7 +109,13 @@ def markdown(table: Table, link: Link | None = None, level: int = 3) -> str:
 def _all(row: Sequence[Entry], link: Link | None) -> str:
     """Every cell of a row, for the numbers that come from several."""
     cells = dict.fromkeys(cell for entry in row for cell in entry.sources)
-    return " ".join(f"[{cell.hash}][{link(cell)}]" for cell in cells) if link else ""
+    return " ".join(to_cell(cell, link) for cell in cells) if link else ""
+
+
+def to_cell(cell: Cell, link: Link) -> str:
+    """A link that shows the cell's hash, which is mostly its label too."""
+    label = link(cell)
+    return f"[{cell.hash}][{'' if label == cell.hash else label}]"
 
 
 def _row(fields: Sequence[str]) -> str:
@@ -132,7 +138,7 @@ def _whose(metrics: Mapping[str, Sequence[str]]) -> str:
 
 
 def _sources(cells: Sequence[Cell], link: Link | None) -> str:
-    return f" ({', '.join(f'[{cell.hash}][{link(cell)}]' for cell in dict.fromkeys(cells))})" if link and cells else ""
+    return f" ({', '.join(to_cell(cell, link) for cell in dict.fromkeys(cells))})" if link and cells else ""
 
 
 def _named(cell: Cell, link: Link | None) -> str:

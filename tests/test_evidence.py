@@ -17,7 +17,7 @@ import pytest
 from synthetic import write_run
 from trial import BASE, CLAIMS, README, again, declare, made, runs
 
-from analysis import html
+from analysis import html, pages
 from analysis.cells import cells_of
 from analysis.errors import Damaged, NoRecords, Undeclared, Unfinished
 from analysis.evidence import stale, too_large, write
@@ -252,6 +252,58 @@ def test_a_torn_record_is_not_published_and_a_short_one_not_used(tmp_path: Path)
     assert "it has records of 39 samples, and its summary counts 40" in text
 
 
+def test_a_summary_of_fewer_samples_than_are_there_is_not_published(tmp_path: Path) -> None:
+    """A later visit with a smaller limit sums up fewer, and a page would mix the two."""
+    folder = runs(tmp_path / "runs")["text"]
+    summary = json.loads((folder / "summary.json").read_text())
+    (folder / "summary.json").write_text(json.dumps(summary | {"num_samples": 30}))
+    with pytest.raises(Damaged, match=r"has 40 samples, and its summary is of 30: .*run its cell again with limit=40"):
+        publish("trial", tmp_path / "runs", tmp_path / "published")
+
+
+def test_the_command_of_a_study_s_cell_is_a_grid_of_one() -> None:
+    assert pages._command(["avpbench", "chain=2", "experiment=spine"]) == "python -m avpbench -m chain=2 experiment=spine"
+    assert pages._command(["x/__main__.py", "-m", "experiment=spine"]) == "python -m avpbench -m experiment=spine"
+    assert pages._command(["avpbench", "roles={solver: tiny}"]) == "python -m avpbench 'roles={solver: tiny}'"
+
+
+@pytest.mark.parametrize(
+    ("kind", "column", "value", "why"),
+    [
+        ("latency", "seconds", None, "seconds are no number, or below zero"),
+        ("latency", "seconds", -1.0, "seconds are no number, or below zero"),
+        ("fidelity", "kl", float("inf"), "KL is no number, or below zero"),
+        ("fidelity", "kl", float("nan"), "KL is no number, or below zero"),
+        ("fidelity", "kl", -5.0, "KL is no number, or below zero"),
+        ("samples", "correct", False, "of its samples are right, and its summary says 75.0%"),
+    ],
+)
+def test_a_record_that_no_run_writes_costs_its_cell(tmp_path: Path, kind: str, column: str, value: object, why: str) -> None:
+    words = [*BASE, "strategy=raw"]
+    folder = write_run(tmp_path, words, kl=lambda k: 0.1, entrants={"raw": 0.01, "reprefill": 0.08})
+    write_run(tmp_path, [*BASE, "strategy=text"])
+    assert all(cell.problem is None for cell in cells_of(load_runs(folder.parent)))
+    lines = (folder / f"{kind}.jsonl").read_text().splitlines()
+    for at in range(1, 4):
+        lines[at] = json.dumps(json.loads(lines[at]) | {column: value})
+    (folder / f"{kind}.jsonl").write_text("\n".join(lines) + "\n")
+    problems = {cell.facts["folder"]: cell.problem for cell in cells_of(load_runs(folder.parent))}
+    assert why in str(problems.pop(folder.name))
+    assert list(problems.values()) == [None]
+
+
+def test_a_damaged_page_of_a_parquet_file_is_seen(tmp_path: Path) -> None:
+    write_run(tmp_path, [*BASE, "strategy=raw"], kl=lambda k: 0.1 + k / 1000, entrants={"raw": 0.01, "reprefill": 0.08})
+    write_run(tmp_path, [*BASE, "strategy=text"], kl=lambda k: 0.1 + k / 1000)
+    path = publish("trial", tmp_path, tmp_path / "published") / "latency.parquet"
+    data = bytearray(path.read_bytes())
+    data[200:216] = bytes(16)
+    path.write_bytes(data)
+    damaged = load("trial", tmp_path / "published").damaged
+    assert len(damaged) == 1, "the cell that has no timings loses nothing"
+    assert "latency.parquet cannot be read" in next(iter(damaged.values()))
+
+
 def test_words_may_hold_any_line_end_and_a_torn_one_any_byte(tmp_path: Path) -> None:
     folder = write_run(tmp_path, [*BASE, "strategy=raw"], text="Tom\u2028has\x85")
     path = folder / "samples.jsonl"
@@ -363,6 +415,7 @@ def test_a_run_with_two_records_of_a_problem_is_not_used(tmp_path: Path) -> None
         ("kind: timings", "kind: time", "kind of a TableSpec is 'time'; it is one of strategies, "),
         ("expect: more", "expect: greater", "expect of a ContrastSpec is 'greater'; it is one of less, more"),
         (", metric: accuracy", "", "ContrastSpec lacks metric"),
+        (", metric: accuracy", ", metric: acuracy", "ContrastSpec '[^']+': unknown metric 'acuracy'; there are "),
     ],
 )
 def test_a_wrong_declaration_names_its_file(tmp_path: Path, was: str, now: str, why: str) -> None:

@@ -120,11 +120,11 @@ def test_training_seeds_are_pooled_and_told_apart(tmp_path: Path) -> None:
 
 def test_random_draws_are_averaged_by_problem(tmp_path: Path) -> None:
     words = [(*ADAPTIVE, "strategy/controller=random", f"strategy.controller.seed={s}") for s in range(2)]
-    drawn = point(*(write_run(tmp_path, w, kl=lambda k, s=s: 0.1 * s + 0.01 * k) for s, w in enumerate(words)))  # type: ignore[misc]
-    assert quality.average(drawn, "kl").value == pytest.approx(0.05 + 0.01 * 19.5)
+    drawn = point(*(write_run(tmp_path, w, kl=lambda k, s=s: 0.05 + 0.1 * s + 0.01 * k) for s, w in enumerate(words)))  # type: ignore[misc]
+    assert quality.average(drawn, "kl").value == pytest.approx(0.1 + 0.01 * 19.5)
     assert quality.average(drawn, "kl").num == 40
-    ours = point(write_run(tmp_path, ADAPTIVE, kl=lambda k: 0.01 * k))
-    best = point(write_run(tmp_path, (*ADAPTIVE, "strategy/controller=oracle", "quality=off", "latency=off"), kl=lambda k: 0.01 * k - 0.05))
+    ours = point(write_run(tmp_path, ADAPTIVE, kl=lambda k: 0.05 + 0.01 * k))
+    best = point(write_run(tmp_path, (*ADAPTIVE, "strategy/controller=oracle", "quality=off", "latency=off"), kl=lambda k: 0.01 * k))
     assert quality.share_of_gap(ours, drawn, best).value == pytest.approx(0.5)
     with pytest.raises(Refused, match="cannot be told apart"):
         quality.share_of_gap(ours, drawn, drawn)
@@ -328,6 +328,44 @@ def test_a_a_is_of_the_records_and_knows_processes(tmp_path: Path) -> None:
     ratios = [0.008, -0.004, -0.001]
     few = timing.self_ratio(rerun(steady, {("p0", k): ratio for k, ratio in enumerate(ratios)}), "host")
     assert few == pytest.approx(stats.t.interval(0.95, 2, loc=np.mean(ratios), scale=stats.sem(ratios)))
+
+
+def test_a_ratio_s_p_is_of_processes_and_its_mean_of_blocks(tmp_path: Path) -> None:
+    """Blocks of one process are no samples of their own; a process of many blocks weighs more in the mean."""
+    raw = point(timed(tmp_path))
+    frame = raw.first.latency
+    kept = frame[(frame.block % 4 == 0) | (frame.process == "p0")]  # four blocks of p0, one of every other
+    made = replace(raw, cells=(replace(raw.first, latency=kept),))
+    found = timing.blocks(made, "host", ("raw", "reprefill"))
+    ratio = np.log(found["reprefill"] / found["raw"])
+    means = ratio.groupby(level="process").mean()
+    estimate, p = timing.faster(made, "host", "reprefill")
+    assert p == pytest.approx(float(stats.ttest_1samp(means, 0).pvalue))
+    assert estimate.value == pytest.approx(math.exp(ratio.mean()))
+    ends = bootstrap([group.to_numpy() for _, group in ratio.groupby(level="process")], by_size=True)
+    assert (estimate.low, estimate.high) == pytest.approx(tuple(map(math.exp, ends)))
+
+
+def test_a_timed_hop_that_fell_back_to_words_is_none(tmp_path: Path) -> None:
+    raw = point(timed(tmp_path))
+    frame = raw.first.latency
+    frame.loc[(frame.strategy == "raw") & (frame.block < 4), "fell_back"] = True
+    timing._sorted_out.cache_clear()
+    assert len(timing.blocks(raw, "host", ("raw", "reprefill"))) == 16
+
+
+def test_the_least_that_would_have_shown_is_the_worst_seed_s(tmp_path: Path) -> None:
+    sides = [
+        Point(name, tuple(cells(*(write_run(tmp_path, (*words, f"model.variant={v}"), kl=kl(v), right=right(v)) for v in (0, 1)))), name)
+        for name, words, kl, right in (
+            ("a", ADAPTIVE, lambda v: lambda k: 0.1 + (1 + 4 * v) * (k % 5) / 1000, lambda v: lambda k: k % (2 + 6 * v) > 0),
+            ("b", RAW, lambda _: lambda k: 0.1, lambda _: lambda k: True),
+        )
+    ]
+    for name in ("kl", "accuracy"):
+        apart = [quality.contrast(*(replace(side, cells=(side.cells[v],)) for side in sides), name).detectable for v in (0, 1)]
+        assert apart[0] != pytest.approx(apart[1])
+        assert quality.contrast(*sides, name).detectable == max(apart)
 
 
 def test_on_a_gpu_a_slow_reprefill_gives_way_to_its_limit(tmp_path: Path) -> None:

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from analysis.errors import MismatchedSamples
 from analysis.publish import KINDS, Unfinished, publish
-from analysis.stats import bootstrap, difference, holm, mcnemar, mean_ratio, paired, tango
+from analysis.stats import bootstrap, difference, holm, mcnemar, mean_ratio, paired, sign_flips, tango
 from analysis.studies import load, load_runs
 from avpbench import run
 
@@ -45,6 +46,16 @@ def test_mcnemar_is_the_binomial_test(a: int, b: int, p: float) -> None:
 def test_holm_by_hand() -> None:
     assert holm({"a": 0.01, "b": 0.04, "c": 0.03}) == pytest.approx({"a": 0.03, "b": 0.06, "c": 0.06})
     assert holm({"a": 0.9, "b": 0.8}) == pytest.approx({"a": 1.0, "b": 1.0})
+
+
+@pytest.mark.parametrize("number", [8, 60])
+def test_sign_flips_are_two_sided(number: int) -> None:
+    """All flips of few, drawn ones of many: the same p of either sign, near the t test's for values that are nearly normal."""
+    values = np.random.default_rng(3).normal(0.3, 1.0, number)
+    p = sign_flips(values)
+    assert p == pytest.approx(sign_flips(-values), rel=0.25)
+    assert p == pytest.approx(float(stats.ttest_1samp(values, 0).pvalue), rel=0.25)
+    assert 0.001 < p < 0.9
 
 
 def test_a_difference_says_what_it_could_have_seen() -> None:

@@ -54,6 +54,15 @@ def test_controllers_are_contrasted_at_equal_bits_only(tmp_path: Path) -> None:
     assert any("snapkv takes 6.00 true bits, uniform 3.00" in note for note in table.told()), table.told()
 
 
+@pytest.mark.parametrize(("bits", "equal"), [(3.05, True), (2.95, True), (3.09, False), (2.91, False)])
+def test_true_bits_are_equal_within_two_in_a_hundred(tmp_path: Path, bits: float, equal: bool) -> None:
+    found = cells(write_run(tmp_path, ADAPTIVE, kl=lambda k: 0.1 + k / 1000), write_run(tmp_path, UNIFORM, kl=lambda k: 0.2))
+    for cell, its in zip(found, (bits, 3.0), strict=True):
+        cell.fidelity["mean_bits"] = its
+    table = contrasts.table(study(replace(SPEC, each={"controller": ["snapkv"]})), found)
+    assert len(table.rows) == equal
+
+
 def test_runs_of_two_controllers_are_compared_at_equal_bits_only(tmp_path: Path) -> None:
     folders = (
         write_run(tmp_path, (*UNIFORM, "strategy.budget_bits=3"), kl=lambda k: 0.2, scored_bits=3.0),
