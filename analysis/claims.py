@@ -21,7 +21,9 @@ HEADER = ["claim", "theirs", "definition", "ours", "what differs here", "verdict
 UNTESTED = "cannot be tested here"
 TERMS = (
     "s_prompt, s_forward, s_flop: the share of prompt tokens, of tokens through a forward pass, of operations that is saved; N: agents; "
-    "p: an agent's own prompt, m: what it says, s: the timed receiver's own, in tokens; eta: the device's limit / measured; KL: from raw"
+    "p: an agent's own prompt, m: what it says, s: the timed receiver's own, in tokens; eta: the device's limit / measured; KL: from raw; "
+    "shown: after Holm over the study's contrasts, each with the largest p of its training seeds, so that an interval may exclude zero "
+    "and not be shown"
 )
 
 

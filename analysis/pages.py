@@ -43,6 +43,7 @@ def page(cell: Cell, transcripts: pd.DataFrame) -> str:
     if len(transcripts):
         for _, row in transcripts.sort_values("sample_id").head(SHOWN).iterrows():
             lines += _transcript(row)
+        lines += [f"All problems: `analysis.load({cell.study!r}).samples`; the first, ways side by side: `python -m analysis html`.", ""]
     elif not cell.facts["num_samples"]:
         did = {"timed hand-offs": cell.ran("latency"), "scored the gold continuation": cell.ran("fidelity")}
         lines += [f"No agent spoke here: the run only {' and '.join(what for what, was in did.items() if was)}.", ""]

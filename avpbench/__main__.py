@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
 from typing import TYPE_CHECKING
 
@@ -53,6 +54,7 @@ def main(words: list[str]) -> int:
     if any(word in ("-h", "--help") for word in words):
         from avpbench.usage import usage
 
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # | head
         print(usage())
         return 0
     from hydra.errors import HydraException
