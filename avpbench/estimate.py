@@ -58,7 +58,8 @@ def memory_bytes(values: Values, lookup: Callable[[str], Values]) -> int | None:
             return None
         weights[str(name)] = shape.parameters * _BYTES[dtype]
         per_token = max(per_token, shape.values_per_token * _BYTES[dtype])
-    caches: int = largest_batch(values) * tokens * per_token
+    batched = values["quality"]["enabled"] or values["fidelity"]["enabled"]  # what is timed is one sequence at a time
+    caches: int = (largest_batch(values) if batched else 1) * tokens * per_token
     return sum(weights.values()) + caches
 
 

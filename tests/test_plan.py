@@ -233,6 +233,9 @@ def test_memory_is_weights_and_the_caches_of_a_batch() -> None:
     assert both is not None
     assert found is not None
     assert both - found == pytest.approx(PARAMETERS["qwen1.5b"] * 2, rel=0.002)
+    timed = memory_bytes(values_of(*words, "quality=off"), lookup)
+    assert timed == pytest.approx(weights + tokens * 128 * 2**10, rel=0.002), "hand-offs are timed at batch 1"
+    assert memory_bytes(values_of(*words, "quality=off", "fidelity=on"), lookup) == found
     wide = memory_bytes(values_of(*words, "dtype=float32"), lookup)
     assert wide == 2 * found
     assert memory_bytes(values_of(*words, "model.path=/nowhere"), lookup) is None
