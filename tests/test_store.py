@@ -48,6 +48,7 @@ def test_list_says_what_each_is(capsys: pytest.CaptureFixture[str]) -> None:
     told = capsys.readouterr().out
     assert re.search(r"^ +raw +K/V in the model's own dtype", told, re.MULTILINE)
     assert re.search(r"^ +uniform +quantized, controller uniform: K/V as codes", told, re.MULTILINE)
+    assert re.search(r"^ +int4 +uniform, budget_bits level4: quantized, controller uniform: K/V", told, re.MULTILINE)
     assert re.search(r"^ +example +An example of a study", told, re.MULTILINE)
     assert "snapkv" not in told
     assert main(["list"]) == 0

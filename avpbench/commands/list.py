@@ -64,5 +64,6 @@ def _preset(body: dict[str, Any], file: Path, group: str) -> str:
     defaults = body.get("defaults", [])
     base = next((one for one in defaults if isinstance(one, str) and one != "_self_"), None)
     chosen = [f", {key.split()[-1]} {name}" for one in defaults if isinstance(one, dict) for key, name in one.items()]
+    chosen += [f", {key} {value}" for key, value in body.items() if key != "defaults"]
     path = file.parent / f"{base}.yaml"
     return f"{base}{''.join(chosen)}: {line(path, group)}" if base and path.is_file() else "-"
