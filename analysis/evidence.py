@@ -19,6 +19,7 @@ from analysis.figures import Drawn, draw
 from analysis.publish import LIMIT_BYTES, PUBLISHED, folder_bytes
 from analysis.studies import load, names, transcripts
 from analysis.tables import Link, Table, as_csv, markdown, to_cell
+from avpbench.progress import progress
 
 OUTPUTS = ("results/figures", "results/tables", "results/cells")
 _TABLES = {
@@ -65,13 +66,19 @@ def gather(published: Path = PUBLISHED, experiments: Path = EXPERIMENTS) -> Evid
     declared = {study.name: study for study in read_studies(experiments)}
     cells: list[Cell] = []
     problems = []
-    for name in names(published):
-        try:
-            cells += cells_of(load(name, published, text=False))
-        except Damaged as error:
-            problems.append(str(error))
-    chapters = [_chapter(study, [cell for cell in cells if cell.study == study.name]) for study in declared.values()]
-    strangers = [name for name in names(published) if name not in declared]
+    chapters = []
+    there = names(published)
+    with progress("studies", 2 * len(there)) as advance:
+        for name in there:
+            try:
+                cells += cells_of(load(name, published, text=False))
+            except Damaged as error:
+                problems.append(str(error))
+            advance(1, f"{name} is read")
+        for study in declared.values():
+            chapters.append(_chapter(study, [cell for cell in cells if cell.study == study.name]))
+            advance(int(study.name in there), f"{study.name} is drawn")
+    strangers = [name for name in there if name not in declared]
     problems += [f"{name} is published, and experiments/{name}/README.md declares nothing of it" for name in strangers]
     ruled = {c.study.name: contrasts.verdicts(c.tables[-1]) for c in chapters if c.published and c.study.contrasts}
     return Evidence(claims.table(read_claims(experiments), cells, declared, ruled), chapters, cells, problems)

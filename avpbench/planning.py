@@ -14,7 +14,20 @@ from avpbench.grid import Grid, Planned
 from avpbench.meta import WAYS_ON, changes, here
 from avpbench.store import KINDS, Records, Wanted, progress, run_folders
 
-_SIZES = ("model", "receiver", "roles", "chain", "context", "think_steps", "batch_size", "limit", "dtype", "device", "quality", "fidelity")  # of memory
+_SIZES = (
+    "model",
+    "receiver",
+    "roles",
+    "chain",
+    "context",
+    "think_steps",
+    "batch_size",
+    "limit",
+    "dtype",
+    "device",
+    "quality",
+    "fidelity",
+)  # of memory
 State = Literal["done", "partial", "to do", "refused", "impossible"]
 
 
