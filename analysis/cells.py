@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -163,6 +164,14 @@ def _facts(study: str, cell: dict[str, Any]) -> dict[str, Any]:
     short = {name: config.get(key) for name, key in _SHORT.items()}
     facts: dict[str, Any] = config | short | cell["summary"]
     return facts | {"study": study, "folder": cell["folder"]}
+
+
+def nested(held: str, whose: str) -> Any:
+    """What a column holds as text: turns, stages, errors by layer. Raises Refused where it is torn."""
+    try:
+        return json.loads(held)
+    except ValueError as error:
+        raise Refused(f"{whose}: what is nested in a record cannot be read ({error}); publish the study again") from error
 
 
 def dotted(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

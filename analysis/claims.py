@@ -122,6 +122,8 @@ def _said(claim: Claim, found: Sequence[_Measured], least: str, contrasts: Mappi
         first = found[0].estimate if found else None
         direction = f"; on a CPU, as a direction only: {_shown(claim, 0, first)}" if first else ""
         return f"{UNTESTED}: it wants a GPU{direction}"
+    if claim.needs == "cuda" and len(devices := sorted({str(cell.meta["identity"]["device"]) for cell in cells})) > 1:
+        return f"undecided: measured on several devices ({'; '.join(devices)})"
     if any(one.cells and not one.estimate for one in found):
         return "undecided: refused, as the notes say"
     if len(there) < len(found):

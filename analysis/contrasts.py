@@ -95,8 +95,11 @@ def _measured(spec: ContrastSpec, cells: Sequence[Cell], where: Where, run: str)
 
 def _ends(effect: Estimate) -> tuple[float, float]:
     """Its interval. Raises Refused where it has none: a contrast without one is no contrast."""
-    if effect.low is None or effect.high is None or not math.isfinite(effect.value + effect.low + effect.high):
-        raise Refused(f"{effect.cells[0].facts['folder']}: a single number without an interval")
+    folder = effect.cells[0].facts["folder"]
+    if effect.low is None or effect.high is None:
+        raise Refused(f"{folder}: a single number without an interval")
+    if not math.isfinite(effect.value + effect.low + effect.high):
+        raise Refused(f"{folder}: {effect.value:g} [{effect.low:g}, {effect.high:g}] is no interval: a ratio to nothing")
     return effect.low, effect.high
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 
 from analysis import quality
-from analysis.cells import Cell
+from analysis.cells import Cell, nested
 from analysis.declared import TableSpec, Where
 from analysis.errors import Refused
 from analysis.estimates import Point
@@ -43,7 +42,10 @@ def _shape(point: Point) -> tuple[int, int]:
     """Hops and layers that were measured."""
     frame = point.first.fidelity
     held = [text for text in frame.get("attention_errors", []) if isinstance(text, str)]
-    first = json.loads(held[0]) if held else []
+    try:
+        first = nested(held[0], point.label) if held else []
+    except Refused:  # its row says why
+        return 0, 0
     return (len(first), len(first[0])) if first else (0, 0)
 
 

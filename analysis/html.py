@@ -9,8 +9,9 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.cells import Cell, cells_of
+from analysis.cells import Cell, cells_of, nested
 from analysis.declared import EXPERIMENTS
+from analysis.errors import Refused
 from analysis.evidence import gather
 from analysis.figures import Drawn
 from analysis.publish import PUBLISHED
@@ -88,11 +89,19 @@ def _cell(cell: Cell) -> dict[str, Any]:
 def _samples(study: str, frame: pd.DataFrame) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for row in _records(frame):
-        turns = [{key: turn[key] for key in _TURN} for turn in json.loads(row["turns"])]
+        turns = _turns(row)
         prediction = row["prediction"] if isinstance(row["prediction"], str) else None
         sample = {"gold": row["gold"], "prediction": prediction, "correct": bool(row["correct"]), "turns": turns}
         found.setdefault(str(row["sample_id"]), {})[f"{study}/{row['cell']}"] = sample
     return found
+
+
+def _turns(row: dict[str, Any]) -> list[dict[str, Any]]:
+    """What each agent said, or why that cannot be read."""
+    try:
+        return [{key: turn[key] for key in _TURN} for turn in nested(row["turns"], row["sample_id"])]
+    except Refused as error:
+        return [dict.fromkeys(_TURN, 0) | {"role": "", "said": str(error)}]
 
 
 def _records(frame: pd.DataFrame) -> Iterable[dict[str, Any]]:

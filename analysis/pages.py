@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Iterator
 from typing import Any
 
 import pandas as pd
 
-from analysis.cells import Cell
+from analysis.cells import Cell, nested
+from analysis.errors import Refused
 from analysis.estimates import number
 from analysis.tables import markdown
 from analysis.timings import entrants
@@ -60,7 +60,13 @@ def _transcript(row: Any) -> Iterator[str]:
     right = "right" if row["correct"] else "wrong"
     yield f"## {row['sample_id']}: {right}, answered `{row['prediction']}`, gold `{row['gold']}`"
     yield ""
-    for turn in json.loads(row["turns"]):
+    try:
+        turns = nested(row["turns"], row["sample_id"])
+    except Refused as error:
+        turns = []
+        yield f"**{error}**"
+        yield ""
+    for turn in turns:
         yield f"**{turn['role']}** ({turn['model']}; {turn['cached_tokens']} cached, {turn['prefilled_tokens']} prefilled)"
         yield ""
         yield "```text"

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import fields, replace
 from functools import cache
 
 import numpy as np
 
 from analysis import timing
-from analysis.cells import Cell
+from analysis.cells import Cell, nested
 from analysis.errors import Refused
 from analysis.estimates import Point
 from avpbench import breakeven
@@ -25,7 +24,8 @@ def _records(cell: Cell) -> list[LatencyRecord]:
     frame = cell.latency.astype(object).where(lambda f: f.notna(), None)
     kept = [field.name for field in fields(LatencyRecord)]
     rows = [LatencyRecord.from_json({name: row[name] for name in kept}) for row in frame.to_dict("records")]
-    return [replace(row, stages_s=json.loads(row.stages_s) if isinstance(row.stages_s, str) else row.stages_s) for row in rows]
+    folder = cell.facts["folder"]
+    return [replace(row, stages_s=nested(row.stages_s, folder) if isinstance(row.stages_s, str) else row.stages_s) for row in rows]
 
 
 def break_even(point: Point) -> BreakEven:

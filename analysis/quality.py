@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import final
@@ -11,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis.cells import Cell, comparable, same_clock
+from analysis.cells import Cell, comparable, nested, same_clock
 from analysis.errors import MismatchedSamples, NotMeasured, Refused
 from analysis.estimates import Estimate, Point
 from analysis.stats import bootstrap, detectable_mean, difference, mean_ratio, paired, sign_flips
@@ -85,7 +84,7 @@ def _attention_error(cell: Cell, hop: int, layer: int | None = None) -> pd.Serie
     frame = cell.fidelity
     if "attention_errors" not in frame or frame.attention_errors.isna().any():
         raise NotMeasured(f"{cell.facts['folder']} has no attention errors: what it hands over is no K/V, or was not scored")
-    rows = [json.loads(text)[hop] for text in frame.attention_errors]
+    rows = [nested(text, cell.facts["folder"])[hop] for text in frame.attention_errors]
     return pd.Series([float(np.mean(row)) if layer is None else float(row[layer]) for row in rows], index=frame.sample_id)
 
 

@@ -175,7 +175,7 @@ def note_organism(table: Table, cells: Iterable[Cell]) -> None:
 
 
 def note_versions(table: Table, cells: Iterable[Cell]) -> None:
-    """Says in what its cells differ that may stand side by side and not be contrasted, and in what they may have run at two times."""
+    """Says in what cells differ that may stand in one table, though a contrast of them is refused (device, dtype) or hides it (code)."""
     cells = list(cells)
     for key, what in (("code", "versions of the source"), ("libraries", "versions of torch, transformers or tokenizers")):
         if (number := len({str(cell.meta["identity"][key]) for cell in cells})) > 1:

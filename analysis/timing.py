@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable
 from functools import cache
@@ -12,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from analysis.cells import Cell, comparable
+from analysis.cells import Cell, comparable, nested
 from analysis.errors import NotMeasured, Refused
 from analysis.estimates import Estimate, Point
 from analysis.stats import bootstrap
@@ -219,7 +218,7 @@ def stages(point: Point) -> tuple[dict[str, float], float]:
     Raises Refused where, on a GPU, they do not add up to the hand-off.
     """
     found = blocks(point, "stages", (point.entrant,), "stages_s")[point.entrant]
-    rows = [row if isinstance(row, dict) else json.loads(row) for row in found]
+    rows = [row if isinstance(row, dict) else nested(row, point.first.facts["folder"]) for row in found]
     means = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
     residual = 1 - sum(means.values()) / seconds(point, "handoff").value
     if point.first.on_cuda and abs(residual) > RESIDUAL_LIMIT:

@@ -117,7 +117,7 @@ def clocks(latency: Sequence[LatencyRecord], strategy: str, exact: bool = False)
 
 def speedup(latency: Sequence[LatencyRecord], strategy: str, clock: str) -> float | None:
     """exp of the mean over blocks of log(T_reprefill / T_strategy); None without pairs, or where A/A was unsound."""
-    interval = aa_interval(latency, strategy)
+    interval = aa_interval(latency, strategy, clock)
     if interval and not (interval[0] >= -AA_LIMIT and interval[1] <= AA_LIMIT):
         return None
     pairs = _blocks(latency, clock, (strategy, False), (REFERENCE, False))
@@ -138,9 +138,9 @@ def eta(latency: Sequence[LatencyRecord], strategy: str, clock: str) -> float | 
     return sum(least[r.prefix_tokens] for r in rows) / sum(r.seconds for r in rows) if rows else None
 
 
-def aa_interval(latency: Sequence[LatencyRecord], strategy: str) -> tuple[float, float] | None:
-    """The 95% CI of the log ratio of two runs of one strategy in a block (t interval); None with fewer than two."""
-    ratios = [math.log(b / a) for a, b in _blocks(latency, "host", (strategy, False), (strategy, True))]
+def aa_interval(latency: Sequence[LatencyRecord], strategy: str, clock: str = "host") -> tuple[float, float] | None:
+    """The 95% CI of the log ratio of two runs of one strategy in a block by the clock (t interval); None with fewer than two."""
+    ratios = [math.log(b / a) for a, b in _blocks(latency, clock, (strategy, False), (strategy, True))]
     if len(ratios) < 2:
         return None
     from scipy import stats

@@ -352,6 +352,22 @@ def test_a_damaged_parquet_spoils_its_study_only(trial: Path, tmp_path: Path) ->
     assert "cells.json cannot be read" in made(tmp_path / "t")["BENCHMARKS.md"].decode()
 
 
+def test_a_torn_transcript_costs_its_place_alone(trial: Path, tmp_path: Path) -> None:
+    shutil.copytree(trial, tmp_path / "t")
+    path = tmp_path / "t" / "published" / "trial" / "samples.parquet"
+    before = made(tmp_path / "t")
+    frame = pq.read_table(path).to_pandas()
+    first = frame.sort_values(["cell", "sample_id"]).index[0]
+    frame.loc[first, "turns"] = frame.turns[first][:-9]
+    frame.to_parquet(path)
+    after = made(tmp_path / "t")
+    changed = [name for name in after if after[name] != before[name]]
+    assert changed == [f"results/cells/trial/{frame.cell[first]}.md"]
+    said = f"{frame.sample_id[first]}: what is nested in a record cannot be read"
+    assert said in after[changed[0]].decode()
+    assert said in html.write([], tmp_path / "page.html", tmp_path / "t" / "published", tmp_path / "t" / "experiments").read_text()
+
+
 def _latency_lost(folder: Path) -> None:
     table = pq.read_table(folder / "latency.parquet")
     lost = [k for k, name in enumerate(table.column("strategy").to_pylist()) if name == "raw"][0]  # noqa: RUF015

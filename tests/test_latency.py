@@ -181,6 +181,16 @@ def test_a_withheld_ratio_says_why() -> None:
         assert (said is not None and "+0.0" in said and "latency.repeats" in said) == told
 
 
+def test_each_clock_s_ratio_wants_its_own_aa() -> None:
+    """The host clock sound and the device's a tenth apart: the device's ratio alone is withheld."""
+    rows = [record(b, s, t, clock) for b in range(3) for s, t in (("raw", 1.0), ("reprefill", 2.0)) for clock in CLOCKS]
+    apart = {"host": 0.001, "device": 0.1}
+    again = [replace(record(b, "raw", math.exp(off + 0.001 * b), clock), aa=True) for b in range(3) for clock, off in apart.items()]
+    times = clocks([*rows, *again], "raw")
+    assert times.ttft_host_speedup == pytest.approx(2.0)
+    assert times.ttft_device_speedup is None
+
+
 def test_a_ratio_without_aa_says_so() -> None:
     rows = [record(b, s, t, clock) for b in range(3) for s, t in (("raw", 1.0), ("reprefill", 2.0)) for clock in CLOCKS]
     said = speedup_text(clocks(rows, "raw"))

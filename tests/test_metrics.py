@@ -287,6 +287,10 @@ def test_what_the_stages_leave_unexplained_is_told(tmp_path: Path) -> None:
     assert abs(residual) < 0.02
     notes = " ".join(report(timed(tmp_path / "b"))[1].told())
     assert "unexplained: " in notes
+    torn = point(timed(tmp_path / "c"))
+    torn.first.latency["stages_s"] = '{"export": 0.'
+    with pytest.raises(Refused, match="nested in a record cannot be read"):
+        timing.stages(torn)
 
 
 def test_latent_steps_go_through_the_head_too(tmp_path: Path) -> None:
@@ -441,6 +445,11 @@ def test_what_attention_reads_is_told_by_hop_and_by_layer(tmp_path: Path) -> Non
         "90.0% [60.0, 120.0]",
     ]  # fmt: skip
     assert any(note.startswith("missing: gone") for note in table.told())
+    told.fidelity["attention_errors"] = ["[[0.1, 0.3], [0.2, 0.", "[[0.2, 0.6], [0.4, 1.2]]"]
+    (torn,) = divergences.tables(spec, [told], {"study": "runs"}, "run")
+    assert torn.header == ["strategy", "NLL - raw's", "changed top token"]
+    with pytest.raises(Refused, match="nested in a record cannot be read"):
+        quality.average(Point("snapkv", (told,), "snapkv"), "attention_error:1")
 
 
 def test_the_first_problem_s_time_is_no_time(tmp_path: Path) -> None:

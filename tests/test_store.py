@@ -43,6 +43,16 @@ def test_every_choice_has_a_line(kind: str) -> None:
     assert kind == "models" or len(set(listed.values())) == len(listed)
 
 
+def test_one_that_cannot_be_read_does_not_hide_the_others(tmp_path: Path) -> None:
+    (tmp_path / "task").mkdir()
+    (tmp_path / "task" / "lost.yaml").write_text("_target_: avpbench.tasks.gone.Gone\n")
+    (tmp_path / "task" / "torn.yaml").write_text("size: [1\n")
+    listed = entries("task", [tmp_path])
+    assert listed.items() > entries("task").items()
+    assert listed["lost"].startswith("cannot be used: _target_: avpbench.tasks.gone.Gone names no class")
+    assert listed["torn"].startswith("cannot be used: ")
+
+
 def test_list_says_what_each_is(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list", "strategies", "studies", "--config-dir", str(OWN)]) == 0
     told = capsys.readouterr().out

@@ -257,6 +257,21 @@ def test_a_claim_that_wants_a_gpu_and_was_refused_there_says_so(tmp_path: Path) 
     assert "A/A is unsound" in " ".join(table.told())
 
 
+def test_a_claim_whose_measures_ran_on_several_devices_is_not_decided(tmp_path: Path) -> None:
+    measures = [Measure(name, "ttft_host_speedup", {"strategy": name}) for name in ("raw", "text")]
+    claim = Claim("c", "s", "t", "d", "-", "runs", measures, "cuda", dict.fromkeys(("holds", "fails", "unclear"), "{0}"), at_least=1)
+    of = {
+        name: {"entrants": {name: 0.01, "reprefill": 0.08}, "identity": {"device": device}}
+        for name, device in (("raw", "NVIDIA H100"), ("text", "cpu-x86_64"))
+    }
+    apart = cells(*(write_run(tmp_path, ("study=runs", "chain=2", f"strategy={name}"), 8, **how) for name, how in of.items()))  # type: ignore[arg-type]
+    shown = claims_table([claim], apart, {}).rows[0][-1].text
+    assert shown == "undecided: measured on several devices (NVIDIA H100; cpu-x86_64)"
+    for cell in apart:
+        cell.meta["identity"]["device"] = "NVIDIA H100"
+    assert "several devices" not in claims_table([claim], apart, {}).rows[0][-1].text
+
+
 def test_a_ratio_of_chains_wants_five_processes_a_side(tmp_path: Path) -> None:
     raw, text = cells(*(write_run(tmp_path, ("study=t", "chain=2", f"strategy={name}"), num=12) for name in ("raw", "text")))
     for cell, seconds in ((raw, 1.0), (text, 3.0)):

@@ -43,9 +43,16 @@ def main(words: Sequence[str]) -> int:
 
 
 def entries(group: str, own: Sequence[Path] = ()) -> dict[str, str]:
-    """Every choice of a group and what it is, in a line."""
+    """Every choice of a group and what it is, in a line; of one that cannot be read, why."""
     files = [file for conf in (*own, CONF) for file in (conf / group).glob("*.yaml")]
-    return {file.stem: line(file, group) for file in sorted(files, key=lambda file: file.stem)}
+    return {file.stem: _line(file, group) for file in sorted(files, key=lambda file: file.stem)}
+
+
+def _line(file: Path, group: str) -> str:
+    try:
+        return line(file, group)
+    except (ConfigError, yaml.YAMLError) as error:
+        return f"cannot be used: {' '.join(str(error).split())}"
 
 
 def line(file: Path, group: str) -> str:
